@@ -1,0 +1,62 @@
+# Two commands do everything: `make demo` and `make test`. Both set up .venv and build first.
+#
+#   VENV=            use the Python on PATH as it is and install nothing (TensorRT and its Python module already there)
+#   VENV=folder      another place for the virtual environment
+#   PYTHON=python3   the Python to make it from
+#   JOBS=n           compile n files at once
+
+VENV ?= .venv
+PYTHON ?= python3
+JOBS ?= $(shell nproc)
+
+ifeq ($(VENV),)
+RUN_PYTHON := $(PYTHON)
+READY :=
+else
+RUN_PYTHON := $(VENV)/bin/python
+READY := $(VENV)/.ready
+endif
+
+BUILD_FOLDER := build/native
+PACKAGE_FOLDER := torch_trt_ext
+
+.PHONY: demo test test-gpu build lint format clean
+
+demo: build
+	$(RUN_PYTHON) -m examples.retinanet.demo --out out/demo
+
+test: build
+	$(RUN_PYTHON) -m pytest
+
+# A GPU test that would be skipped fails instead.
+test-gpu: build
+	TORCH_TRT_EXT_REQUIRE_GPU=1 $(RUN_PYTHON) -m pytest tests/gpu
+
+# Incremental: ninja compiles what changed.
+build: $(READY)
+	$(if $(VENV),PATH="$(abspath $(VENV))/bin:$$PATH") cmake -G Ninja -S . -B $(BUILD_FOLDER) --log-level=WARNING \
+	  -DPython_EXECUTABLE="$(if $(VENV),$(abspath $(RUN_PYTHON)),$(shell command -v $(PYTHON)))" \
+	  -DTORCH_TRT_EXT_WERROR=ON $(CMAKE_ARGS)
+	$(if $(VENV),PATH="$(abspath $(VENV))/bin:$$PATH") cmake --build $(BUILD_FOLDER) --parallel $(JOBS)
+	@$(if $(VENV),PATH="$(abspath $(VENV))/bin:$$PATH") cmake --install $(BUILD_FOLDER) --prefix $(PACKAGE_FOLDER) > $(BUILD_FOLDER)/install.log
+
+$(VENV)/.ready: constraints.txt requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN_PYTHON) -m pip install --upgrade --quiet pip
+	@echo "Installing PyTorch, OpenVINO and the build tools into $(VENV) (about 5 GB, a few minutes)"
+	$(RUN_PYTHON) -m pip install -c constraints.txt -r requirements-dev.txt
+	touch $@
+
+lint: $(READY)
+	$(RUN_PYTHON) -m ruff check .
+	$(RUN_PYTHON) -m ruff format --check .
+	$(RUN_PYTHON) -m mypy
+	git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs $(if $(VENV),$(VENV)/bin/)clang-format --dry-run --Werror
+
+format: $(READY)
+	$(RUN_PYTHON) -m ruff check --fix .
+	$(RUN_PYTHON) -m ruff format .
+	git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs $(if $(VENV),$(VENV)/bin/)clang-format -i
+
+clean:
+	rm -rf build out $(PACKAGE_FOLDER)/lib $(PACKAGE_FOLDER)/include $(PACKAGE_FOLDER)/share

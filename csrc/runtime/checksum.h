@@ -1,0 +1,13 @@
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+namespace torch_trt_ext {
+
+/// XXH64 (seed 0) of `size` bytes as 16 lower-case hex digits. Finds damage, not forgery.
+///
+/// Source: the XXH64 algorithm as specified in the xxHash format description.
+std::string checksum_hex(const void* data, size_t size);
+
+}  // namespace torch_trt_ext

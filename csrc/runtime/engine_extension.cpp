@@ -1,0 +1,158 @@
+#include "runtime/engine_extension.h"
+
+#include <ATen/Functions.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "runtime/plugin_names.h"
+
+namespace torch_trt_ext {
+namespace {
+
+at::Tensor to_plan_tensor(const std::string& bytes) {
+  at::Tensor plan = at::empty({static_cast<int64_t>(bytes.size())}, at::TensorOptions().dtype(at::kByte));
+  if (!bytes.empty()) {
+    std::memcpy(plan.mutable_data_ptr(), bytes.data(), bytes.size());
+  }
+  return plan;
+}
+
+LoadResult load_plan(const std::string& kind, const at::Tensor& plan, c10::optional<at::Device> device) {
+  Backend* const backend = find_backend(kind);
+  if (backend == nullptr) {
+    LoadResult result;
+    result.misfit = std::make_unique<Misfit>(Misfit{Misfit::Kind::kMissingRuntime, explain_missing_runtime(kind)});
+    return result;
+  }
+  backend->check_plan(plan);
+  return backend->load(plan, device);
+}
+
+const TensorInfo& find_tensor(const std::vector<TensorInfo>& tensors, const std::string& name) {
+  const auto found =
+      std::find_if(tensors.begin(), tensors.end(), [&name](const TensorInfo& tensor) { return tensor.name == name; });
+  TORCH_INTERNAL_ASSERT(found != tensors.end());
+  return *found;
+}
+
+}  // namespace
+
+EngineExtension::EngineExtension(std::string kind, const std::string& plan, const IoNames& io_names)
+    : kind_(std::move(kind)) {
+  state_.plan = to_plan_tensor(plan);
+  state_.io = parse_io_spec(io_names);
+  load(/*from_user=*/true);
+  if (const Backend* const backend = find_backend(kind_); backend != nullptr && engine_ != nullptr) {
+    state_.made_on = backend->describe_environment();
+    state_.plugin_libraries = opened_plugin_names();
+  }
+}
+
+EngineExtension::EngineExtension(std::string kind, const PackedState& packed)
+    : kind_(std::move(kind)), state_(unpack_state(packed)) {
+  load(/*from_user=*/false);
+}
+
+void EngineExtension::load(bool from_user) {
+  open_plugins_by_name(state_.plugin_libraries);
+  LoadResult result = load_plan(kind_, state_.plan, c10::nullopt);
+  if (result.engine == nullptr) {
+    TORCH_INTERNAL_ASSERT(result.misfit != nullptr);
+    why_not_ = result.misfit->message;
+    TORCH_CHECK(!from_user || result.misfit->kind == Misfit::Kind::kMissingRuntime, why_not_);
+    const Backend* const backend = find_backend(kind_);
+    const std::string difference = backend == nullptr ? "" : backend->explain_difference(state_.made_on);
+    if (!difference.empty()) {
+      why_not_ += " (" + difference + ")";
+    }
+    const std::string plugins = describe_missing_plugins(state_.plugin_libraries);
+    if (!plugins.empty()) {
+      why_not_ += " (" + plugins + ")";
+    }
+    return;
+  }
+  binding_ = std::make_unique<IoBinding>(state_.io, *result.engine);
+  engine_ = std::move(result.engine);
+}
+
+std::vector<at::Tensor> EngineExtension::forward(const c10::List<at::Tensor>& inputs) {
+  TORCH_CHECK(engine_ != nullptr, "this engine cannot run here: ", why_not_);
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  size_t profile = 0;
+  const std::vector<at::Tensor> bound = binding_->bind(inputs, profile);
+  std::vector<at::Tensor> outputs = binding_->unbind(engine_->run(bound, profile));
+  calls_.fetch_add(1, std::memory_order_relaxed);
+  return outputs;
+}
+
+bool EngineExtension::can_run_with(const c10::List<at::Tensor>& inputs) const {
+  return engine_ != nullptr && binding_->accepts(inputs);
+}
+
+const Engine& EngineExtension::required_engine() const {
+  TORCH_CHECK(engine_ != nullptr, "the shapes of this engine are not known, since it cannot run here: ", why_not_);
+  return *engine_;
+}
+
+std::vector<std::vector<int64_t>> EngineExtension::input_shapes() const {
+  const Engine& engine = required_engine();
+  std::vector<std::vector<int64_t>> shapes;
+  for (const std::string& name : state_.io.input_names) {
+    shapes.push_back(find_tensor(engine.inputs(), name).shape);
+  }
+  return shapes;
+}
+
+std::vector<std::vector<int64_t>> EngineExtension::output_shapes() const {
+  const Engine& engine = required_engine();
+  std::vector<std::vector<int64_t>> shapes;
+  for (const std::string& name : state_.io.output_names) {
+    shapes.push_back(find_tensor(engine.outputs(), name).shape);
+  }
+  return shapes;
+}
+
+std::vector<std::vector<std::vector<std::vector<int64_t>>>> EngineExtension::profiles() const {
+  const Engine& engine = required_engine();
+  std::vector<std::vector<std::vector<std::vector<int64_t>>>> profiles;
+  for (const Profile& profile : engine.profiles()) {
+    auto& ranges = profiles.emplace_back();
+    for (const std::string& name : state_.io.input_names) {
+      const auto index = static_cast<size_t>(&find_tensor(engine.inputs(), name) - engine.inputs().data());
+      ranges.push_back({profile[index].min, profile[index].opt, profile[index].max});
+    }
+  }
+  return profiles;
+}
+
+c10::Dict<std::string, int64_t> EngineExtension::counters() const {
+  c10::Dict<std::string, int64_t> counters;
+  counters.insert("calls", calls_.load(std::memory_order_relaxed));
+  if (engine_ != nullptr) {
+    for (const auto& [name, count] : engine_->counters()) {
+      counters.insert(name, count);
+    }
+  }
+  return counters;
+}
+
+IoNames read_io_names(const std::string& kind, const std::string& plan) {
+  const LoadResult result = load_plan(kind, to_plan_tensor(plan), c10::nullopt);
+  TORCH_CHECK(result.engine != nullptr, "names and types can be read off a plan only where it runs: ",
+              result.misfit ? result.misfit->message : "", "; or give them to the constructor");
+  IoSpec spec;
+  for (const TensorInfo& tensor : result.engine->inputs()) {
+    spec.input_names.push_back(tensor.name);
+    spec.input_types.push_back(tensor.dtype);
+  }
+  for (const TensorInfo& tensor : result.engine->outputs()) {
+    spec.output_names.push_back(tensor.name);
+    spec.output_types.push_back(tensor.dtype);
+  }
+  return to_io_names(spec);
+}
+
+}  // namespace torch_trt_ext

@@ -1,0 +1,68 @@
+#pragma once
+
+#include <torch/custom_class.h>
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "runtime/engine.h"
+#include "runtime/engine_state.h"
+#include "runtime/io_binding.h"
+#include "runtime/io_spec.h"
+
+namespace torch_trt_ext {
+
+/// An engine as TorchScript sees it: built from a plan, called with a list of tensors, saved and loaded with the model.
+///
+/// The plan is kept beside the engine, so that a model can be saved again wherever it was loaded. Where the plan cannot
+/// run (no GPU, another GPU, another TensorRT), the object exists all the same: can_run() is false, why_not() says why,
+/// and only forward() fails.
+///
+/// Thread safety: every method may be called by several threads at once. How forward() is ordered on a GPU is said at
+/// Engine::run.
+class EngineExtension : public torch::CustomClassHolder {
+ public:
+  /// Takes a plan as its user has it. Throws c10::ValueError when it is no plan, is cut short, or does not have the
+  /// named inputs and outputs, and c10::Error when what would run it is here and refuses it.
+  EngineExtension(std::string kind, const std::string& plan, const IoNames& io_names);
+
+  /// Takes what torch.jit.save kept. A plan that cannot run here is no error.
+  EngineExtension(std::string kind, const PackedState& packed);
+
+  std::vector<at::Tensor> forward(const c10::List<at::Tensor>& inputs);
+
+  bool can_run() const { return engine_ != nullptr; }
+  /// Empty when can_run(), else a sentence.
+  const std::string& why_not() const { return why_not_; }
+  /// True when forward(inputs) would pass its checks: this engine runs here, and a profile takes these tensors.
+  bool can_run_with(const c10::List<at::Tensor>& inputs) const;
+
+  PackedState state() const { return pack_state(state_); }
+  const EngineState& unpacked_state() const { return state_; }
+
+  /// Shapes of the inputs (outputs) in the caller's order, -1 where they vary. Throws c10::Error unless can_run().
+  std::vector<std::vector<int64_t>> input_shapes() const;
+  std::vector<std::vector<int64_t>> output_shapes() const;
+  /// [profile][input][min, opt, max][dimension], inputs in the caller's order. Throws c10::Error unless can_run().
+  std::vector<std::vector<std::vector<std::vector<int64_t>>>> profiles() const;
+  /// "calls": how often forward() ran the engine; beside it, what Engine::counters() gives.
+  c10::Dict<std::string, int64_t> counters() const;
+
+ private:
+  void load(bool from_user);
+  const Engine& required_engine() const;
+
+  std::string kind_;
+  EngineState state_;
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<IoBinding> binding_;
+  std::string why_not_;
+  std::atomic<int64_t> calls_{0};
+};
+
+/// Reads names and types off a plan, in the plan's own order. Throws c10::Error when the plan cannot be loaded here.
+IoNames read_io_names(const std::string& kind, const std::string& plan);
+
+}  // namespace torch_trt_ext

@@ -1,0 +1,112 @@
+#include "runtime/tensorrt/context_pool.h"
+
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+
+#include "runtime/tensorrt/error_recorder.h"
+
+namespace torch_trt_ext::tensorrt {
+
+ContextPool::Lease ContextPool::acquire(cudaStream_t stream, size_t profile) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  while (true) {
+    const auto found = std::find_if(contexts_.begin(), contexts_.end(), [stream, profile](const Context& context) {
+      return context.stream == stream && context.profile == profile;
+    });
+    if (found != contexts_.end() && !found->leased) {
+      found->leased = true;
+      return Lease(*this, *found);
+    }
+    // A context of this stream that is in use is waited for: what it runs comes first on the stream in any case.
+    if (found == contexts_.end()) {
+      auto candidate = contexts_.end();
+      if (contexts_.size() < kMaxContexts) {
+        candidate = create(stream, profile);
+      } else {
+        candidate = least_recently_used_idle();
+        if (candidate != contexts_.end()) {
+          move_to(*candidate, stream, profile);
+        }
+      }
+      if (candidate != contexts_.end()) {
+        candidate->leased = true;
+        return Lease(*this, *candidate);
+      }
+    }
+    released_.wait(lock);
+  }
+}
+
+ContextPool::Lease ContextPool::acquire_for_capture(cudaStream_t stream, size_t profile,
+                                                    const std::vector<std::vector<int64_t>>& shapes) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  auto found = std::find_if(contexts_.begin(), contexts_.end(), [profile, &shapes](const Context& context) {
+    return !context.leased && context.profile == profile && context.input_shapes == shapes;
+  });
+  if (found == contexts_.end()) {
+    found = create(stream, profile);
+  } else {
+    // A captured stream cannot wait for work outside the capture, so the host does.
+    found->last_use.synchronize();
+    found->stream = stream;
+  }
+  found->leased = true;
+  captured_.splice(captured_.end(), contexts_, found);
+  return Lease(*this, captured_.back());
+}
+
+size_t ContextPool::size() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return contexts_.size() + captured_.size();
+}
+
+ContextPool::Contexts::iterator ContextPool::create(cudaStream_t stream, size_t profile) {
+  ErrorRecorder::forget();
+  std::unique_ptr<nvinfer1::IExecutionContext> handle(
+      engine_.createExecutionContext(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED));
+  TORCH_CHECK(handle != nullptr, "TensorRT must give an execution context, got none: ", ErrorRecorder::last_words());
+  if (engine_.getNbOptimizationProfiles() > 1) {
+    TORCH_CHECK(handle->setOptimizationProfileAsync(static_cast<int32_t>(profile), stream),
+                "TensorRT must accept profile ", profile, ", it did not: ", ErrorRecorder::last_words());
+  }
+  Context& context = contexts_.emplace_back();
+  context.handle = std::move(handle);
+  context.stream = stream;
+  context.profile = profile;
+  return std::prev(contexts_.end());
+}
+
+ContextPool::Contexts::iterator ContextPool::least_recently_used_idle() {
+  auto oldest = contexts_.end();
+  for (auto context = contexts_.begin(); context != contexts_.end(); ++context) {
+    if (!context->leased && (oldest == contexts_.end() || context->last_ticket < oldest->last_ticket)) {
+      oldest = context;
+    }
+  }
+  return oldest;
+}
+
+void ContextPool::move_to(Context& context, cudaStream_t stream, size_t profile) {
+  context.last_use.block(stream);
+  if (context.profile != profile) {
+    ErrorRecorder::forget();
+    // Until the new profile is in, the context belongs to no call that could find it.
+    context.input_shapes.clear();
+    TORCH_CHECK(context.handle->setOptimizationProfileAsync(static_cast<int32_t>(profile), stream),
+                "TensorRT must accept profile ", profile, ", it did not: ", ErrorRecorder::last_words());
+  }
+  context.stream = stream;
+  context.profile = profile;
+}
+
+void ContextPool::release(Context& context) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    context.leased = false;
+    context.last_ticket = ++next_ticket_;
+  }
+  released_.notify_all();
+}
+
+}  // namespace torch_trt_ext::tensorrt

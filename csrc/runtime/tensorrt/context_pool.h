@@ -1,0 +1,85 @@
+#pragma once
+
+#include <NvInferRuntime.h>
+
+#include <condition_variable>
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "runtime/tensorrt/cuda_event.h"
+
+namespace torch_trt_ext::tensorrt {
+
+/// An execution context with what is bound to it, so that a call repeats only what changed. Used by the thread that
+/// holds a lease on it.
+struct Context {
+  std::unique_ptr<nvinfer1::IExecutionContext> handle;
+  cudaStream_t stream = nullptr;
+  size_t profile = 0;
+  /// Shapes set by the last call; empty before the first.
+  std::vector<std::vector<int64_t>> input_shapes;
+  /// Activation memory those shapes need.
+  size_t memory_bytes = 0;
+  /// Recorded on `stream` after each enqueue; what must be over before another stream may use the context.
+  CudaEvent last_use;
+  /// For calls from a stream that TensorRT cannot run on itself: recorded on the caller's stream before the enqueue.
+  CudaEvent entered;
+  int64_t last_ticket = 0;
+  bool leased = false;
+};
+
+/// Execution contexts of one engine, one for each stream and profile in use, at most kMaxContexts of them.
+///
+/// A context's memory for activations is not its own but given call by call, so contexts are cheap to keep.
+class ContextPool {
+ public:
+  static constexpr size_t kMaxContexts = 16;
+
+  explicit ContextPool(nvinfer1::ICudaEngine& engine) : engine_(engine) {}
+
+  /// Exclusive use of one context until destruction.
+  class Lease {
+   public:
+    Lease(ContextPool& pool, Context& context) : pool_(pool), context_(context) {}
+    Lease(const Lease&) = delete;
+    Lease& operator=(const Lease&) = delete;
+    ~Lease() { pool_.release(context_); }
+    Context& operator*() const { return context_; }
+    Context* operator->() const { return &context_; }
+
+   private:
+    ContextPool& pool_;
+    Context& context_;
+  };
+
+  /// A context that runs `profile` on `stream`, ordered after all it ran on other streams. Throws c10::Error when
+  /// TensorRT cannot make one.
+  Lease acquire(cudaStream_t stream, size_t profile);
+
+  /// A context for an enqueue that a CUDA graph captures on `stream`: one that already ran these shapes, if there is
+  /// one (TensorRT defers work to the first enqueue of a shape, which must not be captured), else a new one. It leaves
+  /// circulation for good, since replays use it without asking, and lives as long as the pool.
+  Lease acquire_for_capture(cudaStream_t stream, size_t profile, const std::vector<std::vector<int64_t>>& shapes);
+
+  size_t size() const;
+
+ private:
+  using Contexts = std::list<Context>;
+
+  Contexts::iterator create(cudaStream_t stream, size_t profile);
+  Contexts::iterator least_recently_used_idle();
+  void move_to(Context& context, cudaStream_t stream, size_t profile);
+  void release(Context& context);
+
+  nvinfer1::ICudaEngine& engine_;
+  mutable std::mutex mutex_;
+  std::condition_variable released_;
+  Contexts contexts_;
+  Contexts captured_;
+  int64_t next_ticket_ = 0;
+};
+
+}  // namespace torch_trt_ext::tensorrt

@@ -1,0 +1,1 @@
+"""Finding handwritten digits in cluttered scenes with RetinaNet: scenes, model, training and evaluation."""

@@ -1,0 +1,166 @@
+#include "retinanet/decode_plugin.h"
+
+#include <stdexcept>
+
+#include "common/logging.h"
+
+namespace torch_trt_ext::plugins {
+namespace {
+
+using nvinfer1::Dims;
+using nvinfer1::PluginField;
+using nvinfer1::PluginFieldType;
+
+constexpr const char* kTopkCandidates = "topk_candidates";
+constexpr const char* kScoreThresh = "score_thresh";
+constexpr const char* kStride = "stride";
+constexpr const char* kNumAnchors = "num_anchors";
+constexpr const char* kAnchors = "anchors";
+constexpr const char* kBoxConvention = "box_convention";
+constexpr const char* kImageHeight = "image_height";
+constexpr const char* kImageWidth = "image_width";
+
+}  // namespace
+
+const std::vector<FieldSpec>& DecodePlugin::field_specs() {
+  static const std::vector<FieldSpec> specs = {
+      {kTopkCandidates, PluginFieldType::kINT32, 1},
+      {kScoreThresh, PluginFieldType::kFLOAT32, 1},
+      {kStride, PluginFieldType::kINT32, 1},
+      {kNumAnchors, PluginFieldType::kINT32, 1},
+      {kAnchors, PluginFieldType::kFLOAT32, kAnyLength},
+      {kBoxConvention, PluginFieldType::kCHAR, kAnyLength},
+      {kImageHeight, PluginFieldType::kINT32, 1},
+      {kImageWidth, PluginFieldType::kINT32, 1},
+  };
+  return specs;
+}
+
+DecodePlugin::DecodePlugin(const PluginFields& fields)
+    : PostProcessPlugin(kName, 2),
+      topk_candidates_(fields.read_int32(kTopkCandidates)),
+      score_thresh_(fields.read_float(kScoreThresh)),
+      stride_(fields.read_int32(kStride)),
+      num_anchors_field_(fields.read_int32(kNumAnchors)),
+      anchors_(fields.read_floats(kAnchors)),
+      convention_name_(fields.read_string(kBoxConvention, box_convention_name(BoxConvention::kRetinanetExamples))),
+      convention_(parse_box_convention(convention_name_)),
+      image_height_(fields.read_int32(kImageHeight, 0)),
+      image_width_(fields.read_int32(kImageWidth, 0)) {
+  require_at_least(kTopkCandidates, topk_candidates_, 1);
+  require_fraction(kScoreThresh, score_thresh_);
+  require_at_least(kStride, stride_, 1);
+  require_at_least(kImageHeight, image_height_, 0);
+  require_at_least(kImageWidth, image_width_, 0);
+  if (num_anchors_field_ < 4 || num_anchors_field_ % 4 != 0) {
+    throw std::invalid_argument(
+        "field 'num_anchors' counts the floats in 'anchors' and must be a multiple of 4, 4 an "
+        "anchor, got " +
+        std::to_string(num_anchors_field_));
+  }
+  if (anchors_.size() != static_cast<size_t>(num_anchors_field_)) {
+    throw std::invalid_argument("field 'anchors' must be as long as 'num_anchors' says, " +
+                                std::to_string(num_anchors_field_) + ", got " + std::to_string(anchors_.size()));
+  }
+}
+
+DecodePlugin::DecodePlugin(const DecodePlugin& other)
+    : PostProcessPlugin(other),
+      topk_candidates_(other.topk_candidates_),
+      score_thresh_(other.score_thresh_),
+      stride_(other.stride_),
+      num_anchors_field_(other.num_anchors_field_),
+      anchors_(other.anchors_),
+      convention_name_(other.convention_name_),
+      convention_(other.convention_),
+      image_height_(other.image_height_),
+      image_width_(other.image_width_) {}
+
+nvinfer1::IPluginV3* DecodePlugin::clone() noexcept {
+  nvinfer1::IPluginV3* copy = nullptr;
+  run_guarded(kName, [&] { copy = new DecodePlugin(*this); });
+  return copy;
+}
+
+nvinfer1::IPluginV3* DecodePlugin::attachToContext(nvinfer1::IPluginResourceContext* /*context*/) noexcept {
+  std::unique_ptr<DecodePlugin> copy;
+  const int32_t failed = run_guarded(kName, [&] {
+    copy = std::make_unique<DecodePlugin>(*this);
+    copy->prepare();
+  });
+  return failed != 0 ? nullptr : copy.release();
+}
+
+void DecodePlugin::prepare() {
+  // Done in attachToContext; the builder may run a plugin that it never attached.
+  if (device_anchors_.data() == nullptr) {
+    device_anchors_.upload(anchors_);
+  }
+}
+
+void DecodePlugin::check_shapes(const std::vector<Dims>& inputs) const {
+  const Dims& scores = inputs[0];
+  const Dims& deltas = inputs[1];
+  if (scores.nbDims != 4 || deltas.nbDims != 4) {
+    throw std::invalid_argument("inputs must be [N, A * C, H, W] and [N, A * 4, H, W], got " + describe(scores) +
+                                " and " + describe(deltas));
+  }
+  if (scores.d[1] == 0 || (scores.d[1] > 0 && scores.d[1] % num_anchors() != 0)) {
+    throw std::invalid_argument("input 0 (scores) must have num_classes channels an anchor, a multiple of " +
+                                std::to_string(num_anchors()) + ", got " + describe(scores));
+  }
+  if (differ(deltas.d[1], 4 * num_anchors())) {
+    throw std::invalid_argument("input 1 (deltas) must have 4 channels an anchor, " +
+                                std::to_string(4 * num_anchors()) + ", got " + describe(deltas));
+  }
+  for (const int32_t axis : {0, 2, 3}) {
+    if (differ(scores.d[axis], deltas.d[axis])) {
+      throw std::invalid_argument("both inputs must have the same N, H and W, got " + describe(scores) + " and " +
+                                  describe(deltas));
+    }
+  }
+  if (scores.d[1] > 0 && scores.d[2] > 0 && scores.d[3] > 0 &&
+      scores.d[1] > kMaxScoresPerImage / scores.d[2] / scores.d[3]) {
+    throw std::invalid_argument("input 0 (scores) must have at most " + std::to_string(kMaxScoresPerImage) +
+                                " elements an image, got " + describe(scores));
+  }
+}
+
+DecodeShape DecodePlugin::shape(const Dims& scores) const {
+  return {scores.d[0], num_anchors(), scores.d[1] / num_anchors(), scores.d[2], scores.d[3]};
+}
+
+size_t DecodePlugin::workspace_bytes(const std::vector<Dims>& inputs) const {
+  return decode_workspace_bytes(shape(inputs[0]), topk_candidates_);
+}
+
+cudaError_t DecodePlugin::launch(const Call& call) const {
+  const DecodeShape level = shape(call.input_descs[0].dims);
+  DecodeOptions options{};
+  options.topk_candidates = topk_candidates_;
+  options.score_thresh = score_thresh_;
+  options.stride = stride_;
+  options.convention = convention_;
+  options.image_height = static_cast<float>(image_height_ > 0 ? image_height_ : level.height * stride_);
+  options.image_width = static_cast<float>(image_width_ > 0 ? image_width_ : level.width * stride_);
+  if (device_anchors_.data() == nullptr) {
+    throw std::logic_error("enqueue must come after attachToContext or onShapeChange");
+  }
+  return launch_decode(level, options, call.type, call.inputs[0], call.inputs[1], device_anchors_.data(), call.scores,
+                       call.boxes, call.classes, call.workspace, call.stream);
+}
+
+std::vector<PluginField> DecodePlugin::serialized_fields() const {
+  return {
+      {kTopkCandidates, &topk_candidates_, PluginFieldType::kINT32, 1},
+      {kScoreThresh, &score_thresh_, PluginFieldType::kFLOAT32, 1},
+      {kStride, &stride_, PluginFieldType::kINT32, 1},
+      {kNumAnchors, &num_anchors_field_, PluginFieldType::kINT32, 1},
+      {kAnchors, anchors_.data(), PluginFieldType::kFLOAT32, num_anchors_field_},
+      {kBoxConvention, convention_name_.data(), PluginFieldType::kCHAR, static_cast<int32_t>(convention_name_.size())},
+      {kImageHeight, &image_height_, PluginFieldType::kINT32, 1},
+      {kImageWidth, &image_width_, PluginFieldType::kINT32, 1},
+  };
+}
+
+}  // namespace torch_trt_ext::plugins

@@ -1,0 +1,37 @@
+"""Tests of this folder need a GPU with TensorRT. They skip without; under TORCH_TRT_EXT_REQUIRE_GPU=1 they fail."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+from torch_trt_ext import runtime
+
+_FOLDER = Path(__file__).parent
+
+
+@functools.cache
+def _missing() -> str:
+    """Why these tests cannot run, or an empty string."""
+    reason = runtime.available_backends()["tensorrt"]
+    if not reason and importlib.util.find_spec("tensorrt") is None:
+        reason = "the Python module 'tensorrt' is missing, which builds the engines"
+    return reason
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("TORCH_TRT_EXT_REQUIRE_GPU") == "1":
+        return
+    for item in items:
+        if _FOLDER in item.path.parents and _missing():
+            item.add_marker(pytest.mark.skip(reason=_missing()))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _gpu_is_there() -> None:
+    if _missing():
+        pytest.fail(f"TORCH_TRT_EXT_REQUIRE_GPU=1, but {_missing()}")

@@ -1,0 +1,49 @@
+"""Small OpenVINO engines for tests of what all engines share."""
+
+from __future__ import annotations
+
+import functools
+
+import openvino as ov
+import torch
+from openvino import opset13
+from torch import Tensor
+
+from torch_trt_ext.builders.openvino_model import plan_from_model
+from torch_trt_ext.engine_plan import EnginePlan
+
+
+@functools.cache
+def affine_plan() -> EnginePlan:
+    """y = 2 x + 1 on ``x`` float32 ``[1..8, 3]``."""
+    x = opset13.parameter(ov.PartialShape([ov.Dimension(1, 8), 3]), ov.Type.f32, name="x")
+    x.output(0).set_names({"x"})
+    y = opset13.add(opset13.multiply(x, opset13.constant(2.0, ov.Type.f32)), opset13.constant(1.0, ov.Type.f32))
+    y.output(0).set_names({"y"})
+    return plan_from_model(ov.Model([opset13.result(y)], [x], "affine"))
+
+
+@functools.cache
+def two_way_plan() -> EnginePlan:
+    """first = 2 a, second = b + 1, on ``a`` float32 ``[n, 2]`` and ``b`` int32 ``[n]``; plan order: b, a."""
+    a = opset13.parameter([-1, 2], ov.Type.f32, name="a")
+    b = opset13.parameter([-1], ov.Type.i32, name="b")
+    a.output(0).set_names({"a"})
+    b.output(0).set_names({"b"})
+    first = opset13.multiply(a, opset13.constant(2.0, ov.Type.f32))
+    second = opset13.add(b, opset13.constant(1, ov.Type.i32))
+    first.output(0).set_names({"first"})
+    second.output(0).set_names({"second"})
+    return plan_from_model(ov.Model([opset13.result(second), opset13.result(first)], [b, a], "two_way"))
+
+
+class EngineModule(torch.nn.Module):
+    """A module that holds an engine of one input and one output."""
+
+    def __init__(self, engine: object) -> None:
+        super().__init__()
+        self.engine = engine
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: list[Tensor] = self.engine.forward([x])
+        return outputs[0]

@@ -1,0 +1,1 @@
+"""Slow, readable references that tests compare the package's kernels with."""

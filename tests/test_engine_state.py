@@ -1,0 +1,112 @@
+"""What torch.jit.save keeps of an engine: its fields, its checksum, and damage that is found."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.openvino_models import EngineModule, affine_plan
+from torch_trt_ext import OpenVINOEngineExtension
+
+
+@pytest.fixture
+def engine() -> Any:
+    return OpenVINOEngineExtension(affine_plan().data, affine_plan().io_spec)
+
+
+def _state(engine: Any) -> tuple[int, torch.Tensor, dict[str, list[str]]]:
+    version, plan, fields = engine._get_method("__getstate__")()
+    return version, plan, dict(fields)
+
+
+def _restore(engine: Any, *state: Any) -> None:
+    engine._get_method("__setstate__")(state)
+
+
+def test_fields(engine: Any) -> None:
+    version, plan, fields = _state(engine)
+    assert version == 1
+    assert plan.dtype == torch.uint8
+    assert bytes(plan.numpy()) == affine_plan().data
+    assert {name: fields[name] for name in ("input_names", "output_names", "input_types", "output_types")} == {
+        "input_names": ["x"],
+        "output_names": ["y"],
+        "input_types": ["Float"],
+        "output_types": ["Float"],
+    }
+    assert fields["plugin_libraries"] == []
+    assert "made_on.openvino_version" in fields
+
+
+@pytest.mark.parametrize(
+    ("data", "checksum"),
+    # Published XXH64 vectors for seed 0, and one longer than the four lanes' 32 bytes.
+    [
+        (b"a", "d24ec4f1a98c6e5b"),
+        (b"abc", "44bc2cf5ad770999"),
+        (b"xxhash", "32dd38952c4bc720"),
+        (b"Nobody inspects the spammish repetition", "fbcea83c8a378bf1"),
+    ],
+)
+def test_checksum_is_xxh64(engine: Any, data: bytes, checksum: str) -> None:
+    version, _, fields = _state(engine)
+    plan = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    # A right checksum gets past the state's own check, to the engine's complaint that these bytes are no engine.
+    with pytest.raises(ValueError, match="engine"):
+        _restore(engine, version, plan, fields | {"plan_xxh64": [checksum]})
+    with pytest.raises(ValueError, match=f"must have the checksum 0000000000000000, got {checksum} over"):
+        _restore(engine, version, plan, fields | {"plan_xxh64": ["0" * 16]})
+
+
+def test_plan_is_a_raw_record_of_the_file(tmp_path: Path, engine: Any) -> None:
+    path = tmp_path / "model.pt"
+    torch.jit.save(torch.jit.script(EngineModule(engine)), str(path))
+    with zipfile.ZipFile(path) as archive:
+        records = [archive.read(name) for name in archive.namelist() if "/data/" in name or "/constants/" in name]
+    assert records.count(affine_plan().data) == 1
+    assert path.read_bytes().count(affine_plan().data) == 1
+
+
+def test_damaged_file_fails(tmp_path: Path, engine: Any) -> None:
+    path = tmp_path / "model.pt"
+    torch.jit.save(torch.jit.script(EngineModule(engine)), str(path))
+    data = bytearray(path.read_bytes())
+    data[data.find(affine_plan().data) + 300] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"the plan of a saved engine must have the checksum .* the file is damaged"):
+        torch.jit.load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v, p, f: (v + 1, p, f), "must be of version 1 to 1, got version 2; load it with a newer torch_trt_ext"),
+        (lambda v, p, f: (0, p, f), "must be of version 1 to 1, got version 0"),
+        (lambda v, p, f: (v, p[:-1], f), "the plan of a saved engine must have the checksum"),
+        (lambda v, p, f: (v, p.float(), f), "must be a 1-D uint8 tensor, got float32"),
+        (lambda v, p, f: (v, p[None], f), "must be a 1-D uint8 tensor"),
+        (lambda v, p, f: (v, p, {k: x for k, x in f.items() if k != "input_types"}), "must have the field 'input_type"),
+        (lambda v, p, f: (v, p, f | {"plan_xxh64": []}), "must have the checksum that was saved with it"),
+        (lambda v, p, f: (v, p, f | {"input_types": ["Complex"]}), "type of input 'x' must be one of"),
+        (lambda v, p, f: (v, p, f | {"input_names": ["z"]}), "input 'z' must be one of the engine's inputs ('x')"),
+    ],
+)
+def test_bad_states_fail(engine: Any, change: Any, message: str) -> None:
+    state = change(*_state(engine))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        _restore(engine, *state)
+
+
+def test_plugin_names_with_folders_are_never_opened(tmp_path: Path, engine: Any) -> None:
+    version, plan, fields = _state(engine)
+    hostile = tmp_path / "libhostile.so"
+    hostile.write_bytes(b"")
+    for name in (str(hostile), "../libhostile.so", "", "libc.so.6"):
+        _restore(engine, version, plan, fields | {"plugin_libraries": [name]})
+        assert engine.can_run()
+        assert str(hostile) not in Path("/proc/self/maps").read_text()

@@ -1,0 +1,47 @@
+"""One TorchScript file that mixes PyTorch with TensorRT.
+
+Importing the package registers the engine classes with torch (:mod:`torch_trt_ext.runtime`). Everything else is
+imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from torch_trt_ext import runtime
+from torch_trt_ext.version import __version__
+
+if TYPE_CHECKING:
+    from torch_trt_ext.builders.retinanet import build_retinanet_decode
+    from torch_trt_ext.engine import OpenVINOEngineExtension, TRTEngineExtension
+    from torch_trt_ext.engine_plan import EnginePlan
+    from torch_trt_ext.runtime import load_plugin_library
+
+__all__ = [
+    "EnginePlan",
+    "OpenVINOEngineExtension",
+    "TRTEngineExtension",
+    "__version__",
+    "build_retinanet_decode",
+    "load_plugin_library",
+    "runtime",
+]
+
+_HOME = {
+    "EnginePlan": "torch_trt_ext.engine_plan",
+    "OpenVINOEngineExtension": "torch_trt_ext.engine",
+    "TRTEngineExtension": "torch_trt_ext.engine",
+    "build_retinanet_decode": "torch_trt_ext.builders.retinanet",
+    "load_plugin_library": "torch_trt_ext.runtime",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

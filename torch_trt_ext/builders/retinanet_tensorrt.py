@@ -1,0 +1,102 @@
+"""RetinaNet post-processing as a TensorRT plan, out of the plugins ``RetinaNetDecode`` and ``RetinaNetNMS``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from torch_trt_ext.builders.retinanet import OUTPUT_NAMES, LevelSpec, RetinaNetPostProcessSpec
+from torch_trt_ext.builders.tensorrt_build import (
+    PluginField,
+    Profile,
+    ShapeRange,
+    build_plan,
+    create_plugin,
+    float_field,
+    import_tensorrt,
+    int_field,
+    string_field,
+)
+
+__all__ = ["build_tensorrt_plan", "decode_fields", "nms_fields"]
+
+
+def decode_fields(spec: RetinaNetPostProcessSpec, level: LevelSpec) -> list[PluginField]:
+    """Fields of the plugin that decodes ``level``."""
+    # 0 is the plugin's word for the extent of the level's grid.
+    image_height, image_width = spec.image_size or (0, 0)
+    return [
+        int_field("topk_candidates", spec.topk_candidates),
+        float_field("score_thresh", spec.score_thresh),
+        int_field("stride", level.stride),
+        # The plugin counts floats here, four an anchor, as the plugin of this name in retinanet-examples does.
+        int_field("num_anchors", len(level.anchors)),
+        float_field("anchors", *level.anchors),
+        string_field("box_convention", spec.box_convention),
+        int_field("image_height", image_height),
+        int_field("image_width", image_width),
+    ]
+
+
+def nms_fields(spec: RetinaNetPostProcessSpec) -> list[PluginField]:
+    """Fields of the plugin that suppresses the candidates of all levels."""
+    return [
+        float_field("nms_thresh", spec.nms_thresh),
+        int_field("max_detections_per_image", spec.max_detections_per_image),
+        string_field("box_convention", spec.box_convention),
+    ]
+
+
+def _shape_range(spec: RetinaNetPostProcessSpec, image_shape: tuple[int, int, int]) -> ShapeRange:
+    smallest, tuned, largest = ((batch, *image_shape) for batch in spec.batch_range)
+    return smallest, tuned, largest
+
+
+def build_tensorrt_plan(spec: RetinaNetPostProcessSpec) -> bytes:
+    """Builds the network that ``spec`` describes for the current GPU.
+
+    Returns:
+        The serialized engine; its inputs and outputs are called as in ``spec``.
+
+    Raises:
+        RuntimeError: TensorRT, a GPU or our plugin library is missing, or the build failed.
+    """
+    # TensorRT first: our plugins register themselves with the copy that is loaded.
+    import_tensorrt()
+    from torch_trt_ext.runtime import load_plugins
+
+    library = str(load_plugins())
+
+    def define(trt: Any, network: Any) -> Profile:
+        dtype = {torch.float32: trt.float32, torch.float16: trt.float16}[spec.dtype]
+        inputs = {}
+        ranges: dict[str, ShapeRange] = {}
+        shapes = [(level.cls_name, level.cls_shape) for level in spec.levels]
+        shapes += [(level.box_name, level.box_shape) for level in spec.levels]
+        for name, shape in shapes:
+            inputs[name] = network.add_input(name, dtype, (-1, *shape))
+            ranges[name] = _shape_range(spec, shape)
+        decoded = []
+        for level in spec.levels:
+            plugin = create_plugin("RetinaNetDecode", decode_fields(spec, level), library=library)
+            layer = network.add_plugin_v3([inputs[level.cls_name], inputs[level.box_name]], [], plugin)
+            if layer is None:
+                raise RuntimeError(f"TensorRT refused the plugin 'RetinaNetDecode' on input '{level.cls_name}'")
+            decoded.append([layer.get_output(index) for index in range(len(OUTPUT_NAMES))])
+        candidates = []
+        for parts in zip(*decoded, strict=True):
+            concatenation = network.add_concatenation(list(parts))
+            concatenation.axis = 1
+            candidates.append(concatenation.get_output(0))
+        plugin = create_plugin("RetinaNetNMS", nms_fields(spec), library=library)
+        layer = network.add_plugin_v3(candidates, [], plugin)
+        if layer is None:
+            raise RuntimeError("TensorRT refused the plugin 'RetinaNetNMS' on the concatenated candidates")
+        for index, name in enumerate(OUTPUT_NAMES):
+            output = layer.get_output(index)
+            output.name = name
+            network.mark_output(output)
+        return ranges
+
+    return build_plan("RetinaNet's post-processing", define)

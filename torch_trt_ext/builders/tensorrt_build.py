@@ -1,0 +1,203 @@
+"""What every network that is built with TensorRT's Python module needs: the module, a logger, plugins, a build."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+#: Shapes of an input that a profile allows: smallest, the one to tune for, largest.
+ShapeRange = tuple[Sequence[int], Sequence[int], Sequence[int]]
+
+#: The range of every input.
+Profile = Mapping[str, ShapeRange]
+
+
+class PluginField(NamedTuple):
+    """One attribute of a plugin, as TensorRT's ``PluginField`` takes it.
+
+    Attributes:
+        name: what the plugin calls it.
+        data: its values, one-dimensional. A string is an int8 array of its bytes.
+        type: name of the ``tensorrt.PluginFieldType``.
+    """
+
+    name: str
+    data: NDArray[Any]
+    type: Literal["INT32", "FLOAT32", "CHAR"]
+
+
+def int_field(name: str, value: int) -> PluginField:
+    """A field of one int32."""
+    return PluginField(name, np.array([value], dtype=np.int32), "INT32")
+
+
+def float_field(name: str, *values: float) -> PluginField:
+    """A field of float32 numbers."""
+    return PluginField(name, np.array(values, dtype=np.float32), "FLOAT32")
+
+
+def string_field(name: str, value: str) -> PluginField:
+    """A field of characters."""
+    return PluginField(name, np.frombuffer(value.encode(), dtype=np.int8), "CHAR")
+
+
+def import_tensorrt() -> Any:
+    """The ``tensorrt`` module.
+
+    Raises:
+        RuntimeError: it cannot be imported.
+    """
+    try:
+        return importlib.import_module("tensorrt")
+    except (ImportError, OSError) as error:
+        raise RuntimeError(
+            f"building a TensorRT engine needs the Python module 'tensorrt' (10 or newer), but importing it failed: "
+            f"{error}; pip install tensorrt, and see that libnvinfer.so is where the dynamic linker looks"
+        ) from error
+
+
+@functools.cache
+def build_logger() -> Any:
+    """The process's logger for builders: TensorRT's own, which writes warnings and errors to stderr.
+
+    TensorRT keeps the first logger of a process for everything, engines that run included. One written in Python would
+    be called in the middle of their calls, where taking the interpreter's lock, or a garbage collection that destroys
+    another engine, is not expected.
+    """
+    trt = import_tensorrt()
+    return trt.Logger(trt.Logger.WARNING)
+
+
+@functools.cache
+def _error_recorder() -> Any:
+    """The process's error recorder for builders, whose ``last_error`` is TensorRT's last complaint."""
+    trt: Any = import_tensorrt()
+
+    class ErrorRecorder(trt.IErrorRecorder):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IErrorRecorder.__init__(self)
+            self.errors: list[tuple[Any, str]] = []
+
+        @property
+        def last_error(self) -> str:
+            return self.errors[-1][1] if self.errors else ""
+
+        def num_errors(self) -> int:
+            return len(self.errors)
+
+        def get_error_code(self, index: int) -> Any:
+            return self.errors[index][0]
+
+        def get_error_desc(self, index: int) -> str:
+            return self.errors[index][1]
+
+        def has_overflowed(self) -> bool:
+            return False
+
+        def clear(self) -> None:
+            self.errors.clear()
+
+        def report_error(self, code: Any, description: str) -> bool:
+            self.errors.append((code, description))
+            return False
+
+    return ErrorRecorder()
+
+
+def _last_words() -> str:
+    return _error_recorder().last_error or "nothing beyond what it wrote to stderr"
+
+
+def _plugin_last_words(library: str | None) -> str:
+    """Why a plugin of ``library`` could not be made. TensorRT's logger may be another than ours, so ask the library."""
+    if library is not None:
+        try:
+            last_error = ctypes.CDLL(library).torch_trt_ext_plugins_last_error
+        except (AttributeError, OSError):
+            return _last_words()
+        last_error.restype = ctypes.c_char_p
+        words: bytes = last_error()
+        return words.decode() or _last_words()
+    return _last_words()
+
+
+def create_plugin(name: str, fields: Sequence[PluginField], *, version: str = "1", library: str | None = None) -> Any:
+    """A plugin out of TensorRT's registry, for ``INetworkDefinition.add_plugin_v3``.
+
+    Args:
+        name: the plugin's name, in the namespace "".
+        fields: its attributes.
+        version: the plugin's version.
+        library: path of the library that brings it, loaded when the registry does not have the plugin yet.
+
+    Raises:
+        RuntimeError: there is no such plugin, or it refuses its fields.
+    """
+    trt = import_tensorrt()
+    _error_recorder().clear()
+    registry = trt.get_plugin_registry()
+    creator = registry.get_creator(name, version, "")
+    if creator is None and library is not None:
+        registry.load_library(library)
+        creator = registry.get_creator(name, version, "")
+    if creator is None:
+        raise RuntimeError(
+            f"TensorRT {trt.__version__} must have the plugin '{name}' version {version} in its registry, but it has "
+            f"none; load the library that brings it (tried: {library}). TensorRT said: {_last_words()}"
+        )
+    collection = trt.PluginFieldCollection(
+        [trt.PluginField(field.name, field.data, getattr(trt.PluginFieldType, field.type)) for field in fields]
+    )
+    plugin = creator.create_plugin(name, collection, trt.TensorRTPhase.BUILD)
+    if plugin is None:
+        raise RuntimeError(f"plugin '{name}' refused its fields; it said: {_plugin_last_words(library)}")
+    return plugin
+
+
+def build_plan(what: str, define: Callable[[Any, Any], Profile | Sequence[Profile]]) -> bytes:
+    """Builds a strongly typed network into a plan for the current GPU.
+
+    Args:
+        what: the network in a few words, for messages.
+        define: called with the ``tensorrt`` module and an empty network; it adds the layers and returns the range of
+            each input's shape, or several such profiles.
+
+    Returns:
+        The serialized engine.
+
+    Raises:
+        RuntimeError: TensorRT or a GPU is missing, or the build failed.
+    """
+    trt = import_tensorrt()
+    # Without a GPU some versions of TensorRT crash the process in the Builder's constructor.
+    if not torch.cuda.is_available():
+        raise RuntimeError(
+            f"building {what} with TensorRT needs an NVIDIA GPU, but torch.cuda.is_available() is False; "
+            "build on a machine with the GPU that will run it"
+        )
+    recorder = _error_recorder()
+    recorder.clear()
+    builder = trt.Builder(build_logger())
+    builder.error_recorder = recorder
+    # Newer major versions know strongly typed networks only and may drop the flag.
+    strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
+    network.error_recorder = recorder
+    config = builder.create_builder_config()
+    ranges = define(trt, network)
+    for shapes in [ranges] if isinstance(ranges, Mapping) else ranges:
+        profile = builder.create_optimization_profile()
+        for name, (smallest, tuned, largest) in shapes.items():
+            profile.set_shape(name, tuple(smallest), tuple(tuned), tuple(largest))
+        config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise RuntimeError(f"TensorRT {trt.__version__} could not build {what}; it said: {_last_words()}")
+    return bytes(plan)

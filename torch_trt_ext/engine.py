@@ -1,0 +1,94 @@
+"""The engine classes as Python sees them, and what reads an engine off a plan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from torch_trt_ext import runtime as _runtime  # noqa: F401  (registers the classes)
+
+IoNames = tuple[Sequence[str], Sequence[str], Sequence[str], Sequence[str]]
+
+__all__ = ["IoNames", "OpenVINOEngineExtension", "TRTEngineExtension"]
+
+
+def _read_bytes(plan: str | os.PathLike[str] | bytes | bytearray | memoryview) -> bytes:
+    if isinstance(plan, (bytes, bytearray, memoryview)):
+        return bytes(plan)
+    if isinstance(plan, (str, os.PathLike)):
+        with open(plan, "rb") as file:
+            return file.read()
+    raise TypeError(f"plan must be a path or bytes, got {type(plan).__name__}; pass plan.serialize()'s bytes")
+
+
+class _EngineExtension:
+    _torch_name: str
+
+    # Returns torch's object itself, so that it can be an attribute of a module that is scripted.
+    def __new__(cls, engine: bytes, io_names: IoNames) -> Any:
+        names = tuple(list(part) for part in io_names)
+        return cls._torch_class()(bytes(engine), names)
+
+    @classmethod
+    def _torch_class(cls) -> Any:
+        return getattr(torch.classes.torch_trt_ext, cls._torch_name)
+
+    @classmethod
+    def from_plan(cls, plan: str | os.PathLike[str] | bytes) -> Any:
+        """Makes an engine from a plan, with the names and types that the plan itself declares.
+
+        Args:
+            plan: path of a file, as ``trtexec --saveEngine`` writes it, or its bytes.
+
+        Returns:
+            The engine; ``forward`` takes and returns tensors in the order in which the plan lists them, see
+            ``io_names()``.
+
+        Raises:
+            ValueError: these are not the bytes of a whole plan.
+            RuntimeError: the plan cannot run here; names can be read only where it can.
+        """
+        data = _read_bytes(plan)
+        torch_class = cls._torch_class()
+        return torch_class(data, torch_class.read_io_names(data))
+
+
+class TRTEngineExtension(_EngineExtension):
+    """A TensorRT engine: ``torch.classes.torch_trt_ext.TRTEngineExtension``.
+
+    Args:
+        engine: a serialized TensorRT engine (a plan).
+        io_names: ``(input_names, output_names, input_types, output_types)``. The names give the order of ``forward``'s
+            lists, whatever the order in the plan. Types are "Float", "Half", "BFloat16", "Double", "Int", "Long",
+            "Short", "Char", "Byte", "Bool" or "Float8_e4m3fn"; one that differs from the engine's own is cast on the
+            GPU, without a check of values (an int64 beyond int32 wraps when the engine's own type is int32).
+
+    The object has these methods, in Python and in TorchScript:
+
+    - ``forward(List[Tensor]) -> List[Tensor]``: inputs on the engine's GPU, of the declared dtypes, in the range of one
+      profile. Runs in the order of the current stream, does not wait for the GPU, makes no autograd graph.
+    - ``can_run() -> bool``, ``why_not() -> str``, ``can_run_with(List[Tensor]) -> bool``.
+    - ``io_names()``, ``input_shapes()``, ``output_shapes()`` (-1 where they vary), ``profiles()``.
+    - ``plan() -> Tensor`` (uint8), ``made_on()``, ``plugin_libraries()``, ``counters()``.
+
+    Raises:
+        ValueError: no plan, a plan that is cut short, unknown type words, names that the plan does not have.
+        RuntimeError: TensorRT refuses the plan (another version, another GPU, a plugin that is not registered). Where
+            TensorRT or a GPU is missing the object is made all the same, ``can_run()`` is False and only ``forward``
+            fails.
+    """
+
+    _torch_name = "TRTEngineExtension"
+
+
+class OpenVINOEngineExtension(_EngineExtension):
+    """An OpenVINO engine on the CPU: ``torch.classes.torch_trt_ext.OpenVINOEngineExtension``.
+
+    Same arguments, methods and errors as :class:`TRTEngineExtension`; ``engine`` is what
+    ``torch_trt_ext.builders.openvino_model.pack_model`` gives, and tensors live on the CPU.
+    """
+
+    _torch_name = "OpenVINOEngineExtension"
