@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-#: The seed's own protocol.
+#: The protocol of PAI-Blade's tutorial.
 WARMUP_RUNS = 100
 TIMED_RUNS = 200
 
@@ -105,7 +106,8 @@ def environment() -> dict[str, Any]:
             versions[module] = str(__import__(module).__version__)
         except ImportError:
             versions[module] = None
-    commit = _output_of(["git", "rev-parse", "HEAD"])
+    # A source archive has no history; whoever unpacked it can say which commit it is.
+    commit = _output_of(["git", "rev-parse", "HEAD"]) or os.environ.get("TORCH_TRT_EXT_COMMIT")
     changed = _output_of(["git", "status", "--porcelain", "--untracked-files=no"])
     return {
         "gpu": gpu,

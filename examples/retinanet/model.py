@@ -164,8 +164,9 @@ class BackboneAndHeads(nn.Module):
         self.cls_logits = model.head.classification_head.cls_logits
         self.box_tower = model.head.regression_head.conv
         self.box_deltas = model.head.regression_head.bbox_reg
-        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGE_STD).view(1, 3, 1, 1), persistent=False)
+        device = next(model.parameters()).device
+        self.register_buffer("mean", torch.tensor(IMAGE_MEAN, device=device).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGE_STD, device=device).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Runs the network.

@@ -1,17 +1,24 @@
-"""Tests of this folder need a GPU with TensorRT. They skip without; under TORCH_TRT_EXT_REQUIRE_GPU=1 they fail."""
+"""Tests of this folder need a GPU with TensorRT. They skip without; under TORCH_TRT_EXT_REQUIRE_GPU=1 they fail.
+
+With TORCH_TRT_EXT_RESULTS=file they write what passed, with the GPU and the versions, as JSON.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from benchmarks.timing import environment
 from torch_trt_ext import runtime
 
 _FOLDER = Path(__file__).parent
+_outcomes: Counter[str] = Counter()
 
 
 @functools.cache
@@ -35,3 +42,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _gpu_is_there() -> None:
     if _missing():
         pytest.fail(f"TORCH_TRT_EXT_REQUIRE_GPU=1, but {_missing()}")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" or (report.when == "setup" and not report.passed):
+        _outcomes[report.outcome] += 1
+
+
+def pytest_sessionfinish() -> None:
+    path = os.environ.get("TORCH_TRT_EXT_RESULTS")
+    if path:
+        results = {"command": "make test-gpu", "outcomes": dict(_outcomes), "environment": environment()}
+        Path(path).write_text(json.dumps(results, indent=2) + "\n")

@@ -26,6 +26,11 @@ std::string open_and_register(const Library& library, const std::string& path) {
   if (handle == nullptr) {
     return "plugin library must be one that can be opened, " + path + " cannot: " + dlerror();
   }
+  // Ours can be asked to register again: it may have been opened before TensorRT was there to be found.
+  if (const auto register_now = reinterpret_cast<int32_t (*)()>(dlsym(handle, "torch_trt_ext_plugins_register"))) {
+    (void)register_now();
+    return "";
+  }
   // Many plugin libraries register themselves when they are opened; a second registration would be refused.
   if (was_open || count_creators(registry) > count_before) {
     return "";

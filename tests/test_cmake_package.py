@@ -1,0 +1,68 @@
+"""A C++ program finds the installed CMake package, loads a saved model without Python, and runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.fresh_process import ROOT
+from tests.openvino_models import EngineModule, affine_plan
+from torch_trt_ext import OpenVINOEngineExtension
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cpp")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    configure = ["cmake", "-G", "Ninja", "-S", str(ROOT / "tests" / "cpp_program"), "-B", str(folder)]
+    configure += [
+        f"-DCMAKE_PREFIX_PATH={ROOT / 'torch_trt_ext'}",
+        f"-DTORCH_ROOT={Path(torch.__file__).parent}",
+        "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror",
+    ]
+    for command in (configure, ["cmake", "--build", str(folder)]):
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
+    return folder / "run_model"
+
+
+def _run(program: Path, model: Path, rows: int, columns: int) -> subprocess.CompletedProcess[str]:
+    import openvino
+
+    # OpenVINO's own libraries are found as any program's are.
+    libraries = Path(openvino.__file__).parent / "libs"
+    environment = {**os.environ, "LD_LIBRARY_PATH": f"{libraries}:{os.environ.get('LD_LIBRARY_PATH', '')}"}
+    return subprocess.run(
+        [str(program), str(model), str(rows), str(columns)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.pt"
+    engine = OpenVINOEngineExtension(affine_plan().data, affine_plan().io_spec)
+    torch.jit.save(torch.jit.script(EngineModule(engine)), str(path))
+    return path
+
+
+def test_program_runs_a_saved_model(program: Path, model: Path) -> None:
+    result = _run(program, model, 4, 3)
+    assert result.returncode == 0, result.stderr
+    # 2 * 1 + 1 for each of 12 elements.
+    assert float(result.stdout) == 36
+
+
+def test_program_gets_errors_as_exceptions(program: Path, model: Path) -> None:
+    result = _run(program, model, 9, 3)
+    assert result.returncode == 1
+    assert "input 'x' must have a shape in [1..8, 3], got [9, 3]" in result.stderr
