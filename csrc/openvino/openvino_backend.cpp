@@ -86,16 +86,16 @@ LoadResult OpenVINOBackend::load(const at::Tensor& plan, c10::optional<at::Devic
       return refuse("OpenVINO " + openvino_version() + " does not know an operation of this engine: " + message +
                     "; install the OpenVINO it was made with, or build it again");
     }
-    TORCH_CHECK_VALUE(false, "plan must hold an OpenVINO IR that OpenVINO ", openvino_version(), " can read, got: ",
-                      message, "; it is damaged, copy or build it again");
+    TORCH_CHECK_VALUE(false, "plan must hold an OpenVINO IR that OpenVINO ", openvino_version(),
+                      " can read, got: ", message, "; it is damaged, copy or build it again");
   }
 
   LoadResult result;
   try {
     result.engine = std::make_unique<OpenVINOEngine>(shared_core(), model, aligned);
   } catch (const ov::Exception& error) {
-    return refuse("OpenVINO " + openvino_version() + " cannot compile this engine for this CPU: " +
-                  openvino_message(error) + "; build it again here");
+    return refuse("OpenVINO " + openvino_version() +
+                  " cannot compile this engine for this CPU: " + openvino_message(error) + "; build it again here");
   }
   return result;
 }
@@ -104,8 +104,7 @@ std::map<std::string, std::vector<std::string>> OpenVINOBackend::describe_enviro
   return {{kVersionFact, {openvino_version()}}};
 }
 
-std::string OpenVINOBackend::explain_difference(
-    const std::map<std::string, std::vector<std::string>>& saved) const {
+std::string OpenVINOBackend::explain_difference(const std::map<std::string, std::vector<std::string>>& saved) const {
   const auto fact = saved.find(kVersionFact);
   if (fact == saved.end() || fact->second.empty() || fact->second.front() == openvino_version()) {
     return "";

@@ -139,10 +139,10 @@ std::shared_ptr<InferRequestPool> OpenVINOEngine::usable_requests() {
   const std::lock_guard<std::mutex> lock(requests_mutex_);
   if (requests_ == nullptr || requests_->broken()) {
     // Threads tied to cores would meet on the same ones when several processes serve on one machine.
-    requests_ = std::make_shared<InferRequestPool>(core_.compile_model(
-        model_, "CPU", ov::hint::inference_precision(inference_precision(*model_)),
-        ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY), ov::num_streams(1),
-        ov::inference_num_threads(at::get_num_threads()), ov::hint::enable_cpu_pinning(false)));
+    requests_ = std::make_shared<InferRequestPool>(
+        core_.compile_model(model_, "CPU", ov::hint::inference_precision(inference_precision(*model_)),
+                            ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY), ov::num_streams(1),
+                            ov::inference_num_threads(at::get_num_threads()), ov::hint::enable_cpu_pinning(false)));
     ++compilations_;
   }
   return requests_;

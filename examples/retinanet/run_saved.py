@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 
 import torch
 
@@ -30,9 +31,14 @@ def main() -> None:
     images = torch.load(args.images, weights_only=True)
     batches = []
     with torch.no_grad():
-        for batch in images.split(args.batch_size):
-            outputs = model(batch.to(args.device).float() / 255)
+        started = reported = time.monotonic()
+        for first in range(0, len(images), args.batch_size):
+            outputs = model(images[first : first + args.batch_size].to(args.device).float() / 255)
             batches.append([output.cpu() for output in outputs])
+            done, now = min(first + args.batch_size, len(images)), time.monotonic()
+            if now - reported > 5 or done == len(images):
+                reported = now
+                print(f"  {done}/{len(images)} scenes, {done / (now - started):.1f}/s", file=sys.stderr)
         one = images[:1].to(args.device).float() / 255
         latency = measure(lambda: model(one), device=args.device, warmup=args.warmup, runs=args.runs)
     modules = sorted(name for name in sys.modules if name in ("tensorrt", "openvino", "torchvision"))

@@ -234,8 +234,7 @@ void RetinaNetDecode::decode_batch(ov::TensorVector& outputs, const ov::TensorVe
       for (int64_t d = 0; d < 4; ++d) {
         box_deltas[d] = static_cast<float>(image_deltas[(anchor_index * 4 + d) * cells + cell]);
       }
-      const Box box =
-          decode_box(geometry.frame, Box{x + base[0], y + base[1], x + base[2], y + base[3]}, box_deltas);
+      const Box box = decode_box(geometry.frame, Box{x + base[0], y + base[1], x + base[2], y + base[3]}, box_deltas);
       image_scores[k] = key_score(keys[k]);
       image_classes[k] = static_cast<float>(channel % geometry.num_classes);
       image_boxes[k * 4] = box.x1;

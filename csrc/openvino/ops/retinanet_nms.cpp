@@ -37,10 +37,9 @@ void RetinaNetNMS::validate_and_infer_types() {
   NODE_VALIDATION_CHECK(this, get_input_size() == 3, "needs 3 inputs, scores, boxes and classes, got ",
                         get_input_size());
   NODE_VALIDATION_CHECK(this, std::isfinite(nms_thresh_), "attribute nms_thresh must be finite, got ", nms_thresh_);
-  NODE_VALIDATION_CHECK(this,
-                        max_detections_per_image_ >= 1 &&
-                            max_detections_per_image_ <= std::numeric_limits<int32_t>::max(),
-                        "attribute max_detections_per_image must be in [1, 2^31), got ", max_detections_per_image_);
+  NODE_VALIDATION_CHECK(
+      this, max_detections_per_image_ >= 1 && max_detections_per_image_ <= std::numeric_limits<int32_t>::max(),
+      "attribute max_detections_per_image must be in [1, 2^31), got ", max_detections_per_image_);
   parse_box_convention(this, box_convention_);
 
   static const char* const kNames[] = {"scores", "boxes", "classes"};
@@ -57,9 +56,9 @@ void RetinaNetNMS::validate_and_infer_types() {
     }
     NODE_VALIDATION_CHECK(this, shape[2].compatible(1) && shape[3].compatible(1), "input ", kNames[i],
                           " must be [N, channels, 1, 1], got ", shape);
-    NODE_VALIDATION_CHECK(this, ov::Dimension::merge(batch, batch, shape[0]),
-                          "inputs must have one N, got ", get_input_partial_shape(0), ", ", get_input_partial_shape(1),
-                          " and ", get_input_partial_shape(2));
+    NODE_VALIDATION_CHECK(this, ov::Dimension::merge(batch, batch, shape[0]), "inputs must have one N, got ",
+                          get_input_partial_shape(0), ", ", get_input_partial_shape(1), " and ",
+                          get_input_partial_shape(2));
     if (shape[1].is_static()) {
       const int64_t channels = shape[1].get_length();
       const int64_t parts = i == 1 ? 4 : 1;
