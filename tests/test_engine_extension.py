@@ -64,6 +64,7 @@ def test_introspection(engine: Any) -> None:
     assert engine.input_shapes() == [[-1, 3]]
     assert engine.output_shapes() == [[-1, 3]]
     assert engine.profiles() == [[[[1, 3], [1, 3], [8, 3]]]]
+    engine.plan().zero_()
     assert bytes(engine.plan().numpy()) == affine_plan().data
     assert engine.made_on().keys() == {"openvino_version"}
     assert engine.plugin_libraries() == []

@@ -39,7 +39,9 @@ std::string explain_missing_runtime(const std::string& kind) {
     return backend->missing_runtime();
   }
   // The TensorRT backend is part of this library.
-  TORCH_INTERNAL_ASSERT(kind == "openvino");
+  if (kind != "openvino") {
+    return "engines must be of kind 'tensorrt' or 'openvino', got '" + kind + "'; correct the kind";
+  }
   return "running an engine on the CPU needs libtorch_trt_ext_openvino.so, which is not loaded; "
          "pip install openvino and import torch_trt_ext.runtime (in C++: link torch_trt_ext::openvino)";
 }

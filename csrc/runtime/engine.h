@@ -53,7 +53,8 @@ class Engine {
   ///
   /// The caller has checked them: count, dtype, device and the range of profiles()[profile]; each is contiguous.
   /// Outputs are fresh tensors in the order of outputs(). On a GPU the work is ordered after what the current stream
-  /// already holds, before what is put there later, and the host is not blocked.
+  /// already holds and before what is put there later. The host does not wait for it, unless an output's shape depends
+  /// on the data, or a CUDA graph is being captured.
   virtual std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs, size_t profile) = 0;
 
   /// Counters by name, e.g. {"contexts": 2}. What they count is documented where they are counted.
@@ -94,8 +95,10 @@ class Backend {
   /// own header, before the library that would run it sees a byte. Needs neither that library nor a device.
   virtual void check_plan(const at::Tensor& plan) const = 0;
 
-  /// Makes an engine from a plan that passed check_plan. `device` is where it should run if the caller said so.
-  /// Throws c10::ValueError when the library calls the plan broken.
+  /// Makes an engine from a plan that passed check_plan. `device` is the GPU that the model was loaded to, if
+  /// it was loaded to one; a backend for the CPU runs on the CPU all the same.
+  /// May throw c10::ValueError for a plan that its library calls broken; TensorRT does not tell that from other
+  /// refusals.
   virtual LoadResult load(const at::Tensor& plan, c10::optional<at::Device> device) = 0;
 
   /// Facts about where and for what the plan was made, kept with the saved state for messages, each a list of strings:

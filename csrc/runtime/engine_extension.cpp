@@ -1,7 +1,7 @@
 #include "runtime/engine_extension.h"
 
 #include <ATen/Functions.h>
-#include <c10/core/InferenceMode.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
@@ -44,7 +44,7 @@ EngineExtension::EngineExtension(std::string kind, const std::string& plan, cons
     : kind_(std::move(kind)) {
   state_.plan = to_plan_tensor(plan);
   state_.io = parse_io_spec(io_names);
-  load(/*from_user=*/true);
+  load(/*from_user=*/true, c10::nullopt);
   if (const Backend* const backend = find_backend(kind_); backend != nullptr && engine_ != nullptr) {
     state_.made_on = backend->describe_environment();
     state_.plugin_libraries = opened_plugin_names();
@@ -53,12 +53,14 @@ EngineExtension::EngineExtension(std::string kind, const std::string& plan, cons
 
 EngineExtension::EngineExtension(std::string kind, const PackedState& packed)
     : kind_(std::move(kind)), state_(unpack_state(packed)) {
-  load(/*from_user=*/false);
+  // torch.jit.load(map_location=...) moves the plan, as all tensors, to where the model is to run.
+  const at::Tensor& plan = std::get<1>(packed);
+  load(/*from_user=*/false, plan.is_cuda() ? c10::make_optional(plan.device()) : c10::nullopt);
 }
 
-void EngineExtension::load(bool from_user) {
+void EngineExtension::load(bool from_user, c10::optional<at::Device> device) {
   open_plugins_by_name(state_.plugin_libraries);
-  LoadResult result = load_plan(kind_, state_.plan, c10::nullopt);
+  LoadResult result = load_plan(kind_, state_.plan, device);
   if (result.engine == nullptr) {
     TORCH_INTERNAL_ASSERT(result.misfit != nullptr);
     why_not_ = result.misfit->message;

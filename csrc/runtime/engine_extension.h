@@ -36,7 +36,8 @@ class EngineExtension : public torch::CustomClassHolder {
   bool can_run() const { return engine_ != nullptr; }
   /// Empty when can_run(), else a sentence.
   const std::string& why_not() const { return why_not_; }
-  /// True when forward(inputs) would pass its checks: this engine runs here, and a profile takes these tensors.
+  /// True when forward(inputs) would pass its checks: this engine runs here, and a profile takes these tensors. What a
+  /// TensorRT shape tensor holds is not looked at.
   bool can_run_with(const c10::List<at::Tensor>& inputs) const;
 
   PackedState state() const { return pack_state(state_); }
@@ -51,7 +52,7 @@ class EngineExtension : public torch::CustomClassHolder {
   c10::Dict<std::string, int64_t> counters() const;
 
  private:
-  void load(bool from_user);
+  void load(bool from_user, c10::optional<at::Device> device);
   const Engine& required_engine() const;
 
   std::string kind_;

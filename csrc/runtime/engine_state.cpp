@@ -58,11 +58,15 @@ PackedState pack_state(const EngineState& state) {
 
 EngineState unpack_state(const PackedState& packed) {
   const auto& [version, plan, fields] = packed;
-  TORCH_CHECK_VALUE(version >= 1 && version <= kStateVersion, "a saved engine must be of version 1 to ", kStateVersion,
+  TORCH_CHECK_VALUE(version >= 1, "a saved engine must be of version 1 to ", kStateVersion, ", got version ", version,
+                    "; the file is damaged, save it again");
+  TORCH_CHECK_VALUE(version <= kStateVersion, "a saved engine must be of version 1 to ", kStateVersion,
                     ", got version ", version, "; load it with a newer torch_trt_ext");
   TORCH_CHECK_VALUE(plan.defined() && plan.scalar_type() == at::kByte && plan.dim() == 1,
                     "the plan of a saved engine must be a 1-D uint8 tensor, got ",
-                    plan.defined() ? dtype_name(plan.scalar_type()) : "none", "; the file is damaged, save it again");
+                    plan.defined() ? dtype_name(plan.scalar_type()) : "none", plan.defined() ? " with " : "",
+                    plan.defined() ? std::to_string(plan.dim()) + " dimensions" : "",
+                    "; the file is damaged, save it again");
   EngineState state;
   state.plan = plan.to(at::kCPU).contiguous();
   const std::vector<std::string> checksum = required_field(fields, kChecksumField);

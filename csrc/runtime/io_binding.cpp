@@ -188,7 +188,7 @@ void IoBinding::check_tensor(size_t position, const at::Tensor& tensor) const {
   const TensorInfo& info = engine_.inputs()[input_index_[position]];
   const at::Device device = info.on_host ? at::Device(at::kCPU) : engine_.device();
   const at::ScalarType dtype = spec_.input_types[position];
-  TORCH_CHECK_VALUE(tensor.defined(), "input '", info.name, "' must be a tensor, got an undefined one");
+  TORCH_CHECK_VALUE(tensor.defined(), "input '", info.name, "' must be a tensor, got an undefined one; pass a tensor");
   TORCH_CHECK_VALUE(tensor.layout() == at::kStrided, "input '", info.name, "' must be dense, got layout ",
                     tensor.layout(), "; call .to_dense()");
   TORCH_CHECK_TYPE(tensor.scalar_type() == dtype, "input '", info.name, "' must be ", dtype_name(dtype), " on ", device,
@@ -198,7 +198,8 @@ void IoBinding::check_tensor(size_t position, const at::Tensor& tensor) const {
                     ", got ", dtype_name(tensor.scalar_type()), " on ", tensor.device(), "; ",
                     remedy(tensor, dtype, device));
   TORCH_CHECK_VALUE(tensor.dim() == static_cast<int64_t>(info.shape.size()), "input '", info.name, "' must have ",
-                    info.shape.size(), " dimensions, got ", tensor.dim(), " with shape ", tensor.sizes());
+                    info.shape.size(), " dimensions, got ", tensor.dim(), " with shape ", tensor.sizes(),
+                    "; reshape it, or add the batch dimension with .unsqueeze(0)");
 }
 
 void IoBinding::throw_out_of_range(const c10::List<at::Tensor>& inputs) const {
@@ -229,7 +230,7 @@ void IoBinding::throw_out_of_range(const c10::List<at::Tensor>& inputs) const {
 
 void IoBinding::throw_misfit(const c10::List<at::Tensor>& inputs) const {
   TORCH_CHECK_VALUE(inputs.size() == input_index_.size(), "forward must get ", input_index_.size(), " inputs (",
-                    join(spec_.input_names), "), got ", inputs.size());
+                    join(spec_.input_names), "), got ", inputs.size(), "; pass one tensor for each, in this order");
   for (size_t position = 0; position < inputs.size(); ++position) {
     check_tensor(position, inputs.get(position));
   }

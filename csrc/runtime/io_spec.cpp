@@ -44,8 +44,9 @@ std::vector<at::ScalarType> parse_types(const char* what, const std::vector<std:
   std::vector<at::ScalarType> types;
   types.reserve(words.size());
   for (size_t index = 0; index < words.size(); ++index) {
-    TORCH_CHECK_VALUE(!names[index].empty(), what, " ", index, " must have a name, got an empty string");
-    TORCH_CHECK_VALUE(seen.insert(names[index]).second, what, " names must differ, got '", names[index], "' twice");
+    TORCH_CHECK_VALUE(!names[index].empty(), what, " ", index, " must have a name, got an empty string; name it");
+    TORCH_CHECK_VALUE(seen.insert(names[index]).second, what, " names must differ, got '", names[index],
+                      "' twice; name each tensor once");
     const TypeNames* found = nullptr;
     for (const TypeNames& type : kTypes) {
       if (words[index] == type.word) {
@@ -53,7 +54,7 @@ std::vector<at::ScalarType> parse_types(const char* what, const std::vector<std:
       }
     }
     TORCH_CHECK_VALUE(found != nullptr, "type of ", what, " '", names[index], "' must be one of ", known_words(),
-                      ", got '", words[index], "'");
+                      ", got '", words[index], "'; use one of these words");
     types.push_back(found->dtype);
   }
   return types;

@@ -40,7 +40,7 @@ void define_engine_class(torch::Library& library, const char* name) {
       .def("output_shapes", [](const Self<Class>& self) { return self->output_shapes(); })
       .def("profiles", [](const Self<Class>& self) { return self->profiles(); })
       .def("counters", [](const Self<Class>& self) { return self->counters(); })
-      .def("plan", [](const Self<Class>& self) { return self->unpacked_state().plan; })
+      .def("plan", [](const Self<Class>& self) { return self->unpacked_state().plan.clone(); })
       .def("plugin_libraries", [](const Self<Class>& self) { return self->unpacked_state().plugin_libraries; })
       .def("made_on",
            [](const Self<Class>& self) {

@@ -7,7 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, List  # noqa: UP035  (what TorchScript reads)
 
 import pytest
 import torch
@@ -40,6 +40,15 @@ class EngineModule(torch.nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         outputs: list[Tensor] = self.engine.forward([x])
         return outputs[0]
+
+
+class HeadsModule(torch.nn.Module):
+    def __init__(self, engine: Any) -> None:
+        super().__init__()
+        self.engine = engine
+
+    def forward(self, heads: List[Tensor]) -> List[Tensor]:  # noqa: UP006
+        return self.engine.forward(heads)
 
 
 @pytest.fixture
@@ -248,6 +257,65 @@ def test_cuda_graph_capture(twin: ConvolutionTwin) -> None:
         )
 
 
+def test_several_calls_and_several_graphs_are_captured(twin: ConvolutionTwin) -> None:
+    engine = TRTEngineExtension(convolution_plan(), AFFINE_IO)
+    inputs = [image(2, 3, 16, 16) for _ in range(3)]
+    graphs = []
+    for _ in range(2):
+        engine.forward([inputs[0]])
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outputs = [engine.forward([x])[0] for x in inputs]
+        graphs.append((graph, outputs))
+    # Calls of one graph share a context, each graph has its own, and the pool made new ones in between.
+    assert engine.counters()["contexts"] == 2
+    for graph, outputs in graphs:
+        for x in inputs:
+            x.copy_(image(2, 3, 16, 16))
+        graph.replay()
+        torch.cuda.synchronize()
+        for x, y in zip(inputs, outputs, strict=True):
+            torch.testing.assert_close(y, twin(x), atol=CONVOLUTION_TOLERANCE, rtol=CONVOLUTION_TOLERANCE)
+
+
+def test_capture_without_a_warm_up_fails() -> None:
+    engine = TRTEngineExtension(affine_plan(), AFFINE_IO)
+    x = image(2, 3, 16, 16)
+    with (
+        pytest.raises(RuntimeError, match="an engine must have run these shapes before a CUDA graph captures it"),
+        torch.cuda.graph(torch.cuda.CUDAGraph()),
+    ):
+        engine.forward([x])
+    torch.testing.assert_close(engine.forward([x])[0], 2 * x + 1)
+
+
+def test_engine_that_goes_while_it_runs(twin: ConvolutionTwin) -> None:
+    x = image(8, 3, 64, 64)
+    expected = twin(x)
+    for _ in range(5):
+        torch.cuda._sleep(SPIN_CYCLES // 10)
+        (y,) = TRTEngineExtension(convolution_plan(), AFFINE_IO).forward([x])
+        torch.testing.assert_close(y, expected, atol=CONVOLUTION_TOLERANCE, rtol=CONVOLUTION_TOLERANCE)
+
+
+def test_out_of_memory_fails_and_leaves_the_engine_usable(affine: Any) -> None:
+    x = image(8, 3, 64, 64)
+    affine.forward([x])
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(1e-6)
+    try:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            affine.forward([x])
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    torch.testing.assert_close(affine.forward([x])[0], 2 * x + 1)
+
+
+def test_plan_is_a_copy(affine: Any) -> None:
+    affine.plan().zero_()
+    assert bytes(affine.plan().numpy()) == affine_plan()
+
+
 def test_introspection(affine: Any) -> None:
     assert affine.can_run()
     assert affine.why_not() == ""
@@ -394,7 +462,9 @@ def test_truncated_plan_fails() -> None:
 def test_plan_of_another_version_fails() -> None:
     plan = bytearray(affine_plan())
     assert plan[24:26] == bytes([10, int(__import__("tensorrt").__version__.split(".")[1])])
+    # A newer TensorRT writes its own version into the header and a higher number of its format before the engine.
     plan[25] += 1
+    plan[plan.index(b"ptrt") + 4] += 1
     with pytest.raises(RuntimeError, match=r"the plan must be of TensorRT 10\.\d+\.\d+, .* got one of TensorRT 10\."):
         TRTEngineExtension(bytes(plan), AFFINE_IO)
 
@@ -430,13 +500,8 @@ def test_load_plugin_library_is_remembered_by_name(tmp_path: Path) -> None:
     save = f"""
         import torch, torch_trt_ext
         torch_trt_ext.load_plugin_library({str(tmp_path / "libmine.so")!r})
-        class Post(torch.nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.engine = torch_trt_ext.TRTEngineExtension.from_plan({str(tmp_path / "engine.plan")!r})
-            def forward(self, heads: list[torch.Tensor]):
-                return self.engine.forward(heads)
-        post = Post()
+        from tests.gpu.test_tensorrt_engine import HeadsModule
+        post = HeadsModule(torch_trt_ext.TRTEngineExtension.from_plan({str(tmp_path / "engine.plan")!r}))
         print(post.engine.plugin_libraries())
         torch.jit.save(torch.jit.script(post), {str(tmp_path / "post.pt")!r})
     """

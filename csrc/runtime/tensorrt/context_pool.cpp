@@ -1,5 +1,6 @@
 #include "runtime/tensorrt/context_pool.h"
 
+#include <c10/cuda/CUDAException.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
@@ -15,6 +16,8 @@ ContextPool::Lease ContextPool::acquire(cudaStream_t stream, size_t profile) {
       return context.stream == stream && context.profile == profile;
     });
     if (found != contexts_.end() && !found->leased) {
+      // No wait in general; but a stream that was destroyed may have left its handle to another.
+      found->last_use.block(stream);
       found->leased = true;
       return Lease(*this, *found);
     }
@@ -40,20 +43,41 @@ ContextPool::Lease ContextPool::acquire(cudaStream_t stream, size_t profile) {
 
 ContextPool::Lease ContextPool::acquire_for_capture(cudaStream_t stream, size_t profile,
                                                     const std::vector<std::vector<int64_t>>& shapes) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  unsigned long long capture_id = 0;
+  C10_CUDA_CHECK(cudaStreamGetCaptureInfo(stream, &status, &capture_id));
+  const auto ran_shapes = [profile, &shapes](const Context& context) {
+    return !context.leased && context.profile == profile && context.shapes_known && context.input_shapes == shapes;
+  };
   const std::lock_guard<std::mutex> lock(mutex_);
-  auto found = std::find_if(contexts_.begin(), contexts_.end(), [profile, &shapes](const Context& context) {
-    return !context.leased && context.profile == profile && context.input_shapes == shapes;
+  // One stream of one capture runs one call after the other in each replay.
+  auto found = std::find_if(captured_.begin(), captured_.end(), [&](const Context& context) {
+    return ran_shapes(context) && context.capture_id == capture_id && context.stream == stream;
   });
-  if (found == contexts_.end()) {
-    found = create(stream, profile);
-  } else {
+  if (found == captured_.end()) {
+    const auto warm = std::find_if(contexts_.begin(), contexts_.end(), ran_shapes);
+    TORCH_CHECK(warm != contexts_.end(),
+                "an engine must have run these shapes before a CUDA graph captures it, and once "
+                "more for each further graph, it has not; call forward with inputs of these shapes before the capture");
     // A captured stream cannot wait for work outside the capture, so the host does.
-    found->last_use.synchronize();
-    found->stream = stream;
+    C10_CUDA_CHECK(warm->last_use.synchronize());
+    warm->stream = stream;
+    warm->capture_id = capture_id;
+    captured_.splice(captured_.end(), contexts_, warm);
+    found = std::prev(captured_.end());
   }
   found->leased = true;
-  captured_.splice(captured_.end(), contexts_, found);
-  return Lease(*this, captured_.back());
+  return Lease(*this, *found);
+}
+
+void ContextPool::finish() noexcept {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (Contexts* const contexts : {&contexts_, &captured_}) {
+    for (const Context& context : *contexts) {
+      (void)context.last_use.synchronize();
+    }
+    contexts->clear();
+  }
 }
 
 size_t ContextPool::size() const {
@@ -65,7 +89,9 @@ ContextPool::Contexts::iterator ContextPool::create(cudaStream_t stream, size_t 
   ErrorRecorder::forget();
   std::unique_ptr<nvinfer1::IExecutionContext> handle(
       engine_.createExecutionContext(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED));
-  TORCH_CHECK(handle != nullptr, "TensorRT must give an execution context, got none: ", ErrorRecorder::last_words());
+  TORCH_CHECK(handle != nullptr,
+              "TensorRT must give an execution context, got none; free GPU memory if it ran out (TensorRT said: ",
+              ErrorRecorder::last_words(), ")");
   if (engine_.getNbOptimizationProfiles() > 1) {
     TORCH_CHECK(handle->setOptimizationProfileAsync(static_cast<int32_t>(profile), stream),
                 "TensorRT must accept profile ", profile, ", it did not: ", ErrorRecorder::last_words());
@@ -92,7 +118,7 @@ void ContextPool::move_to(Context& context, cudaStream_t stream, size_t profile)
   if (context.profile != profile) {
     ErrorRecorder::forget();
     // Until the new profile is in, the context belongs to no call that could find it.
-    context.input_shapes.clear();
+    context.shapes_known = false;
     TORCH_CHECK(context.handle->setOptimizationProfileAsync(static_cast<int32_t>(profile), stream),
                 "TensorRT must accept profile ", profile, ", it did not: ", ErrorRecorder::last_words());
   }

@@ -19,19 +19,23 @@ struct Context {
   std::unique_ptr<nvinfer1::IExecutionContext> handle;
   cudaStream_t stream = nullptr;
   size_t profile = 0;
-  /// Shapes set by the last call; empty before the first.
+  /// Shapes set by the last call, if shapes_known.
   std::vector<std::vector<int64_t>> input_shapes;
+  bool shapes_known = false;
   /// Activation memory those shapes need.
   size_t memory_bytes = 0;
   /// Recorded on `stream` after each enqueue; what must be over before another stream may use the context.
   CudaEvent last_use;
   /// For calls from a stream that TensorRT cannot run on itself: recorded on the caller's stream before the enqueue.
   CudaEvent entered;
+  /// The capture that took it out of circulation, or 0.
+  unsigned long long capture_id = 0;
   int64_t last_ticket = 0;
   bool leased = false;
 };
 
-/// Execution contexts of one engine, one for each stream and profile in use, at most kMaxContexts of them.
+/// Execution contexts of one engine, one for each stream and profile in use: at most kMaxContexts, and those that CUDA
+/// graphs hold.
 ///
 /// A context's memory for activations is not its own but given call by call, so contexts are cheap to keep.
 class ContextPool {
@@ -59,12 +63,16 @@ class ContextPool {
   /// TensorRT cannot make one.
   Lease acquire(cudaStream_t stream, size_t profile);
 
-  /// A context for an enqueue that a CUDA graph captures on `stream`: one that already ran these shapes, if there is
-  /// one (TensorRT defers work to the first enqueue of a shape, which must not be captured), else a new one. It leaves
-  /// circulation for good, since replays use it without asking, and lives as long as the pool.
+  /// A context for an enqueue that a CUDA graph captures on `stream`: the one that this capture holds already, or one
+  /// that ran these shapes before, since TensorRT defers work to the first enqueue of a shape, which must not be
+  /// captured. It leaves circulation for good, since replays use it without asking, and lives as long as the pool.
+  /// Waits for what the context still runs. Throws c10::Error when no context ran these shapes.
   Lease acquire_for_capture(cudaStream_t stream, size_t profile, const std::vector<std::vector<int64_t>>& shapes);
 
   size_t size() const;
+
+  /// Waits for all contexts' work and destroys them; for the owner's destructor.
+  void finish() noexcept;
 
  private:
   using Contexts = std::list<Context>;

@@ -32,12 +32,8 @@ class CudaEvent {
     }
   }
 
-  /// Blocks the host until the last record is over.
-  void synchronize() const {
-    if (event_ != nullptr) {
-      C10_CUDA_CHECK(cudaEventSynchronize(event_));
-    }
-  }
+  /// Blocks the host until the last record is over. For destructors as well: the status is the caller's to check.
+  cudaError_t synchronize() const noexcept { return event_ == nullptr ? cudaSuccess : cudaEventSynchronize(event_); }
 
  private:
   cudaEvent_t event_ = nullptr;

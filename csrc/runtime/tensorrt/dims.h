@@ -5,6 +5,7 @@
 #include <c10/util/ArrayRef.h>
 #include <c10/util/Optional.h>
 
+#include <algorithm>
 #include <vector>
 
 namespace torch_trt_ext::tensorrt {

@@ -86,6 +86,11 @@ std::unique_ptr<Library> Library::open(std::string& error) {
     return nullptr;
   }
   library->version_ = version_text(library_version());
+  Dl_info info{};
+  if (dladdr(reinterpret_cast<void*>(library->plugin_registry_), &info) != 0 && info.dli_fname != nullptr) {
+    const std::string path = info.dli_fname;
+    library->folder_ = path.substr(0, path.find_last_of('/') + 1);
+  }
   return library;
 }
 

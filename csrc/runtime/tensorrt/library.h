@@ -25,6 +25,8 @@ class Library {
 
   /// "10.6.0"
   const std::string& version() const { return version_; }
+  /// Where it was found, ending in a slash; TensorRT's other libraries are beside it.
+  const std::string& folder() const { return folder_; }
 
  private:
   static std::unique_ptr<Library> open(std::string& error);
@@ -32,6 +34,7 @@ class Library {
   void* (*create_runtime_)(void* logger, int32_t version) noexcept = nullptr;
   nvinfer1::IPluginRegistry* (*plugin_registry_)() noexcept = nullptr;
   std::string version_;
+  std::string folder_;
 };
 
 }  // namespace torch_trt_ext::tensorrt

@@ -46,8 +46,9 @@ void check_plan_header(const at::Tensor& plan) {
                     " bytes in all; the plan was cut short, read or build it again");
   uint64_t announced = 0;
   std::memcpy(&announced, bytes + kSizeOffset, sizeof(announced));
-  TORCH_CHECK_VALUE(announced == static_cast<uint64_t>(size), "a TensorRT plan must be whole: its header announces ",
-                    announced, " bytes, got ", size, "; the plan was cut short or damaged, read or build it again");
+  TORCH_CHECK_VALUE(announced >= kHeaderBytes && announced <= static_cast<uint64_t>(size),
+                    "a TensorRT plan must be whole: its header announces ", announced, " bytes, got ", size,
+                    "; the plan was cut short or damaged, read or build it again");
 }
 
 std::string plan_version(const at::Tensor& plan) {

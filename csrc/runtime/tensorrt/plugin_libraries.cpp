@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <mutex>
+#include <set>
 
 #include "runtime/plugin_names.h"
 #include "runtime/tensorrt/error_recorder.h"
@@ -31,15 +32,22 @@ std::string open_and_register(const Library& library, const std::string& path) {
     (void)register_now();
     return "";
   }
-  // Many plugin libraries register themselves when they are opened; a second registration would be refused.
-  if (was_open || count_creators(registry) > count_before) {
+  // Many plugin libraries register themselves when they are opened; a second registration would be refused. One that
+  // did not stays open all the same, and must not pass for registered at the next try.
+  static std::mutex mutex;
+  static std::set<void*>& refused = *new std::set<void*>();
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (refused.count(handle) == 0 && (was_open || count_creators(registry) > count_before)) {
     return "";
   }
   if (dlsym(handle, "getCreators") == nullptr) {
-    return "plugin library must register its plugins when opened or export getCreators, " + path + " does neither";
+    refused.insert(handle);
+    return "plugin library must register its plugins when opened or export getCreators, " + path +
+           " does neither; build it with one of the two";
   }
   ErrorRecorder::forget();
   if (registry.loadLibrary(path.c_str()) == nullptr) {
+    refused.insert(handle);
     return "TensorRT must accept the plugin library " + path + ", it did not: " + ErrorRecorder::last_words();
   }
   return "";
@@ -62,9 +70,12 @@ std::string own_folder() {
   return path.substr(0, path.find_last_of('/') + 1);
 }
 
-void register_tensorrt_plugins() {
+void register_tensorrt_plugins(const Library& library) {
   const std::string name = "libnvinfer_plugin.so." + std::to_string(NV_TENSORRT_MAJOR);
-  void* const handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
+  void* handle = dlopen((library.folder() + name).c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (handle == nullptr) {
+    handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
+  }
   if (handle == nullptr) {
     return;
   }
@@ -81,16 +92,18 @@ const bool kOpenerIsSet = [] {
 
 }  // namespace
 
-void register_standard_plugins(const Library& library) {
+const std::string& register_standard_plugins(const Library& library) {
+  static std::string& failure = *new std::string();
   static std::once_flag once;
   std::call_once(once, [&library] {
     (void)kOpenerIsSet;
-    register_tensorrt_plugins();
+    register_tensorrt_plugins(library);
     const std::string path = own_folder() + "libtorch_trt_ext_plugins.so";
     if (access(path.c_str(), R_OK) == 0) {
-      (void)open_and_register(library, path);
+      failure = open_and_register(library, path);
     }
   });
+  return failure;
 }
 
 }  // namespace torch_trt_ext::tensorrt

@@ -59,7 +59,7 @@ class TensorRTBackend : public Backend {
     const Library* const library = Library::find(error);
     const at::Device target = device.value_or(at::Device(at::kCUDA, c10::cuda::current_device()));
     const c10::cuda::CUDAGuard guard(target);
-    register_standard_plugins(*library);
+    const std::string& plugin_failure = register_standard_plugins(*library);
     nvinfer1::IRuntime* const runtime = start_runtime(*library);
     if (runtime == nullptr) {
       return misfit(Misfit::Kind::kMissingRuntime,
@@ -69,10 +69,14 @@ class TensorRTBackend : public Backend {
     std::unique_ptr<nvinfer1::ICudaEngine> engine(
         runtime->deserializeCudaEngine(plan.const_data_ptr(), static_cast<size_t>(plan.numel())));
     if (engine == nullptr) {
-      return misfit(Misfit::Kind::kRefused, explain_refusal(plan, *library));
+      return misfit(Misfit::Kind::kRefused, explain_refusal(plan, *library, plugin_failure));
     }
     LoadResult result;
-    result.engine = std::make_unique<TensorRTEngine>(std::move(engine), target);
+    try {
+      result.engine = std::make_unique<TensorRTEngine>(std::move(engine), target);
+    } catch (const c10::Error& error) {
+      return misfit(Misfit::Kind::kRefused, error.what_without_backtrace());
+    }
     return result;
   }
 
@@ -92,7 +96,7 @@ class TensorRTBackend : public Backend {
   std::string explain_difference(const Facts& saved) const override {
     const Facts here = describe_environment();
     const std::string gpu = first(saved, "gpu");
-    if (gpu.empty()) {
+    if (gpu.empty() || saved == here) {
       return "";
     }
     std::string text = "it was saved on " + gpu + ", compute capability " + first(saved, "compute_capability") +
@@ -122,7 +126,8 @@ class TensorRTBackend : public Backend {
     return runtime;
   }
 
-  static std::string explain_refusal(const at::Tensor& plan, const Library& library) {
+  static std::string explain_refusal(const at::Tensor& plan, const Library& library,
+                                     const std::string& plugin_failure) {
     const std::string version = plan_version(plan);
     if (!starts_with(version, library.version() + ".")) {
       return "the plan must be of TensorRT " + library.version() + ", which is what runs here, got one of TensorRT " +
@@ -133,8 +138,8 @@ class TensorRTBackend : public Backend {
     const std::string errors = ErrorRecorder::last_words();
     if (errors.find("lugin") != std::string::npos) {
       return "the plan needs a plugin that is not registered; open its library with "
-             "torch_trt_ext.load_plugin_library(path) first (TensorRT said: " +
-             errors + ")";
+             "torch_trt_ext.load_plugin_library(path) first (" +
+             (plugin_failure.empty() ? "" : plugin_failure + "; ") + "TensorRT said: " + errors + ")";
     }
     return "TensorRT " + library.version() +
            " refused the plan: it is damaged, or was built for another GPU; build it again on this machine (TensorRT "

@@ -54,6 +54,19 @@ TensorRTEngine::TensorRTEngine(std::unique_ptr<nvinfer1::ICudaEngine> engine, at
   read_profiles();
 }
 
+TensorRTEngine::~TensorRTEngine() {
+  // Work of the last calls may still run, and the process may be on another GPU by now or past CUDA's end; a destructor
+  // can report none of that.
+  int previous = -1;
+  (void)cudaGetDevice(&previous);
+  (void)cudaSetDevice(device_.index());
+  contexts_.finish();
+  engine_.reset();
+  if (previous >= 0) {
+    (void)cudaSetDevice(previous);
+  }
+}
+
 void TensorRTEngine::read_tensors() {
   for (int32_t index = 0; index < engine_->getNbIOTensors(); ++index) {
     const char* const name = engine_->getIOTensorName(index);
@@ -119,7 +132,15 @@ std::vector<at::Tensor> TensorRTEngine::run(const std::vector<at::Tensor>& input
     context->entered.record(caller.stream());
     context->entered.block(stream);
   }
-  enqueue(*context, stream, allocators);
+  try {
+    enqueue(*context, stream, allocators);
+  } catch (...) {
+    // Kernels of the part that was enqueued still use memory that this call gives back on its way out.
+    if (!capturing) {
+      (void)cudaStreamSynchronize(stream);
+    }
+    throw;
+  }
   if (!capturing) {
     context->last_use.record(stream);
   }
@@ -144,18 +165,18 @@ void TensorRTEngine::bind_inputs(Context& context, const std::vector<at::Tensor>
   // What a shape tensor holds is part of the shapes, and is read at the enqueue.
   const bool has_shape_tensor =
       std::any_of(inputs_.begin(), inputs_.end(), [](const TensorInfo& input) { return input.on_host; });
-  const bool same_shapes = !has_shape_tensor && shapes == context.input_shapes;
+  const bool same_shapes = !has_shape_tensor && context.shapes_known && shapes == context.input_shapes;
   if (!same_shapes) {
     // Known again once all are set: a failure in between must not leave a mixture that the next call takes for whole.
-    context.input_shapes.clear();
+    context.shapes_known = false;
   }
+  ErrorRecorder::forget();
   for (size_t index = 0; index < inputs.size(); ++index) {
     const char* const name = inputs_[index].name.c_str();
     if (!same_shapes) {
-      ErrorRecorder::forget();
       TORCH_CHECK(context.handle->setInputShape(name, to_dims(inputs[index].sizes())), "input '", name,
-                  "' must have a shape that TensorRT accepts, got ", inputs[index].sizes(), ": ",
-                  ErrorRecorder::last_words());
+                  "' must have a shape that TensorRT accepts, got ", inputs[index].sizes(),
+                  "; pass a shape in the range of a profile (TensorRT said: ", ErrorRecorder::last_words(), ")");
     }
     const void* const address =
         inputs[index].numel() == 0 ? placeholder_.const_data_ptr() : inputs[index].const_data_ptr();
@@ -165,6 +186,7 @@ void TensorRTEngine::bind_inputs(Context& context, const std::vector<at::Tensor>
   if (!same_shapes) {
     context.memory_bytes = context.handle->updateDeviceMemorySizeForShapes();
     context.input_shapes = std::move(shapes);
+    context.shapes_known = true;
   }
 }
 
@@ -206,11 +228,13 @@ void TensorRTEngine::enqueue(Context& context, cudaStream_t stream, std::vector<
   }
   if (!enqueued) {
     // Whatever state the failure left is not trusted: the next call binds everything again.
-    context.input_shapes.clear();
+    context.shapes_known = false;
     for (OutputAllocator& allocator : allocators) {
       allocator.rethrow_failure();
     }
-    TORCH_CHECK(false, "TensorRT could not enqueue the engine: ", ErrorRecorder::last_words());
+    TORCH_CHECK(false,
+                "TensorRT must enqueue the engine, it did not; a smaller batch may help if memory ran out (TensorRT ",
+                "said: ", ErrorRecorder::last_words(), ")");
   }
 }
 

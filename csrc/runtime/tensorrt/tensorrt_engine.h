@@ -22,6 +22,8 @@ class TensorRTEngine : public Engine {
  public:
   /// Throws c10::Error for an input or output that torch tensors cannot hold.
   TensorRTEngine(std::unique_ptr<nvinfer1::ICudaEngine> engine, at::Device device);
+  /// Waits for the GPU to finish what the engine still runs.
+  ~TensorRTEngine() override;
 
   const std::vector<TensorInfo>& inputs() const override { return inputs_; }
   const std::vector<TensorInfo>& outputs() const override { return outputs_; }
