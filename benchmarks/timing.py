@@ -94,6 +94,14 @@ def _output_of(command: list[str]) -> str | None:
         return None
 
 
+def _cpu_name() -> str:
+    """What Linux calls the processor; its architecture elsewhere."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
 def environment() -> dict[str, Any]:
     """GPU, driver, versions and commit, for a results file. What is not there is None."""
     gpu = driver = None
@@ -113,7 +121,7 @@ def environment() -> dict[str, Any]:
         "gpu": gpu,
         "driver": driver,
         "cuda": torch.version.cuda,
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": _cpu_name(),
         "cpu_threads": torch.get_num_threads(),
         "versions": versions,
         "commit": f"{commit}-dirty" if commit and changed else commit,
