@@ -310,9 +310,7 @@ def test_out_of_memory_fails_and_leaves_the_engine_usable(twin: ConvolutionTwin)
             engine.forward([x])
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    torch.testing.assert_close(
-        engine.forward([x])[0], twin(x), atol=CONVOLUTION_TOLERANCE, rtol=CONVOLUTION_TOLERANCE
-    )
+    torch.testing.assert_close(engine.forward([x])[0], twin(x), atol=CONVOLUTION_TOLERANCE, rtol=CONVOLUTION_TOLERANCE)
 
 
 def test_plan_is_a_copy(affine: Any) -> None:
