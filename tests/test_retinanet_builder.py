@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import sys
+import types
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from tests.fresh_process import output_of_fresh
 from torch_trt_ext.builders.retinanet import (
     RetinaNetPostProcessSpec,
     build_retinanet_decode,
     retinanet_postprocess_spec,
 )
 from torch_trt_ext.builders.retinanet_tensorrt import build_tensorrt_plan, decode_fields, nms_fields
-from torch_trt_ext.builders.tensorrt_build import PluginField
+from torch_trt_ext.builders.tensorrt_build import PluginField, import_tensorrt
 
 NUM_ANCHORS = 2
 NUM_CLASSES = 3
@@ -165,13 +167,32 @@ def test_fields_have_the_types_that_they_name() -> None:
 def test_build_without_tensorrt_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     # None in sys.modules makes an import fail.
     monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setitem(sys.modules, "tensorrt_bindings", None)
     with pytest.raises(RuntimeError, match=r"needs the Python module 'tensorrt'.*pip install tensorrt"):
         build_tensorrt_plan(make_spec())
 
 
 def test_build_without_a_gpu_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("tensorrt")
+    monkeypatch.setitem(sys.modules, "tensorrt", types.ModuleType("tensorrt"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("torch_trt_ext.runtime.load_plugins", lambda: "unused")
     with pytest.raises(RuntimeError, match="needs an NVIDIA GPU"):
         build_tensorrt_plan(make_spec())
+
+
+def test_bindings_alone_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    bindings = types.ModuleType("tensorrt_bindings")
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setitem(sys.modules, "tensorrt_bindings", bindings)
+    assert import_tensorrt() is bindings
+
+
+def test_missing_for_building_says_why() -> None:
+    text = output_of_fresh(
+        """
+        from torch_trt_ext.builders.tensorrt_build import missing_for_building
+        print(missing_for_building())
+        """,
+        environment={"CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert "needs an NVIDIA GPU, CUDA finds none" in text or "torch was built without CUDA" in text

@@ -25,6 +25,7 @@ from examples.retinanet.evaluate import coco_ap, detect_scenes
 from examples.retinanet.model import BackboneAndHeads, PlainDetector, load_digit_detector
 from examples.retinanet.pipeline import MixedDetector, build_postprocess_plan, to_detections
 from examples.retinanet.scenes import NUM_TEST_SCENES, fixed_test_scenes
+from torch_trt_ext.builders.tensorrt_build import missing_for_building
 
 _BATCH_SIZE = 8
 _STEPS = 6
@@ -83,16 +84,15 @@ def choose_device(requested: str | None) -> tuple[str, str]:
     Raises:
         RuntimeError: CUDA was asked for and TensorRT engines cannot run here.
     """
-    missing = torch_trt_ext.runtime.available_backends()
-    if requested != "cpu" and not missing["tensorrt"]:
+    no_tensorrt = missing_for_building()
+    if requested != "cpu" and not no_tensorrt:
         return "cuda", f"Using TensorRT engines on {torch.cuda.get_device_name()}."
     if requested == "cuda":
-        raise RuntimeError(f"--device cuda needs TensorRT engines: {missing['tensorrt']}")
-    if missing["openvino"]:
-        raise RuntimeError(
-            f"neither engine can run here. TensorRT: {missing['tensorrt']}. OpenVINO: {missing['openvino']}"
-        )
-    why = "as asked" if requested == "cpu" else missing["tensorrt"]
+        raise RuntimeError(f"--device cuda needs TensorRT engines: {no_tensorrt}")
+    no_openvino = torch_trt_ext.runtime.available_backends()["openvino"]
+    if no_openvino:
+        raise RuntimeError(f"neither engine can run here. TensorRT: {no_tensorrt}. OpenVINO: {no_openvino}")
+    why = "as asked" if requested == "cpu" else no_tensorrt
     return "cpu", f"Using OpenVINO engines on the CPU ({why})."
 
 

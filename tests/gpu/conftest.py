@@ -6,7 +6,6 @@ With TORCH_TRT_EXT_RESULTS=file they write what passed, with the GPU and the ver
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import os
 from collections import Counter
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.timing import environment
-from torch_trt_ext import runtime
+from torch_trt_ext.builders.tensorrt_build import missing_for_building
 
 _FOLDER = Path(__file__).parent
 _outcomes: Counter[str] = Counter()
@@ -24,10 +23,7 @@ _outcomes: Counter[str] = Counter()
 @functools.cache
 def _missing() -> str:
     """Why these tests cannot run, or an empty string."""
-    reason = runtime.available_backends()["tensorrt"]
-    if not reason and importlib.util.find_spec("tensorrt") is None:
-        reason = "the Python module 'tensorrt' is missing, which builds the engines"
-    return reason
+    return missing_for_building()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

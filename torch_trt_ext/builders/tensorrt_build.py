@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from torch_trt_ext.runtime import available_backends
+
 #: Shapes of an input that a profile allows: smallest, the one to tune for, largest.
 ShapeRange = tuple[Sequence[int], Sequence[int], Sequence[int]]
 
@@ -49,18 +51,34 @@ def string_field(name: str, value: str) -> PluginField:
 
 
 def import_tensorrt() -> Any:
-    """The ``tensorrt`` module.
+    """The ``tensorrt`` module, or ``tensorrt_bindings``, the module that it wraps, where that is all there is.
 
     Raises:
-        RuntimeError: it cannot be imported.
+        RuntimeError: neither can be imported.
     """
+    failures = []
+    for name in ("tensorrt", "tensorrt_bindings"):
+        try:
+            return importlib.import_module(name)
+        except (ImportError, OSError) as error:
+            failures.append(str(error))
+    raise RuntimeError(
+        "building a TensorRT engine needs the Python module 'tensorrt' (10 or newer), but importing it failed: "
+        f"{'; '.join(failures)}. Install it (pip install tensorrt), and see that libnvinfer.so is where the dynamic "
+        "linker looks (LD_LIBRARY_PATH)"
+    )
+
+
+def missing_for_building() -> str:
+    """Why engines cannot be built in this process, or an empty string."""
+    missing = available_backends()["tensorrt"]
+    if missing:
+        return missing
     try:
-        return importlib.import_module("tensorrt")
-    except (ImportError, OSError) as error:
-        raise RuntimeError(
-            f"building a TensorRT engine needs the Python module 'tensorrt' (10 or newer), but importing it failed: "
-            f"{error}; pip install tensorrt, and see that libnvinfer.so is where the dynamic linker looks"
-        ) from error
+        import_tensorrt()
+    except RuntimeError as error:
+        return str(error)
+    return ""
 
 
 @functools.cache
