@@ -8,7 +8,6 @@
 
 #include <algorithm>
 
-#include "runtime/io_spec.h"
 #include "runtime/tensorrt/dims.h"
 #include "runtime/tensorrt/error_recorder.h"
 
@@ -110,7 +109,7 @@ std::vector<at::Tensor> TensorRTEngine::run(const std::vector<at::Tensor>& input
   const cudaStream_t stream = hop ? side_stream_.stream() : caller.stream();
 
   const std::vector<at::Tensor> bound_inputs = aligned(inputs);
-  // Making a context may allocate, which a capture forbids unless the thread says that it knows what it does.
+  // The host waits for what the context still runs, which a capture forbids unless the thread says that it knows why.
   c10::optional<c10::cuda::CUDAStreamCaptureModeGuard> capture_mode;
   if (capturing) {
     capture_mode.emplace(cudaStreamCaptureModeRelaxed);
