@@ -112,3 +112,20 @@ def test_plan_that_is_cut_short_fails(size: int) -> None:
     plan = (_header(1000) + bytes(2000))[:size]
     with pytest.raises(ValueError, match="the plan was cut short"):
         torch_trt_ext.TRTEngineExtension(plan, (["x"], ["y"], ["Float"], ["Half"]))
+
+
+@pytest.mark.parametrize("announced", [0, 27, 1001, 2**63])
+def test_header_that_cannot_be_fails(announced: int) -> None:
+    plan = (_header(announced) + bytes(2000))[:1000]
+    with pytest.raises(ValueError, match=f"its header announces {announced} bytes, got 1000"):
+        torch_trt_ext.TRTEngineExtension(plan, (["x"], ["y"], ["Float"], ["Half"]))
+
+
+def test_padding_after_a_plan_is_kept() -> None:
+    plan = _header(1000) + bytes(1100)
+    script = f"""
+        import torch_trt_ext
+        engine = torch_trt_ext.TRTEngineExtension({plan!r}, (["x"], ["y"], ["Float"], ["Half"]))
+        assert bytes(engine.plan().numpy()) == {plan!r}
+    """
+    output_of_fresh(script, environment={"CUDA_VISIBLE_DEVICES": ""})

@@ -6,8 +6,6 @@ import argparse
 import contextlib
 import io
 import json
-import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from examples.retinanet.model import DEFAULT_CHECKPOINT, PlainDetector, load_digit_detector
+from examples.retinanet.progress import Progress
 from examples.retinanet.scenes import NUM_CLASSES, NUM_TEST_SCENES, SCENE_HEIGHT, SCENE_WIDTH, Scene, fixed_test_scenes
 
 Detections = Sequence[dict[str, Tensor]]
@@ -103,21 +102,19 @@ def detect_scenes(
         scenes: what to run it on.
         device: where the detector wants its images.
         batch_size: scenes a call; the last call may get fewer.
-        progress: whether to write a line a few times a minute to stderr.
+        progress: whether to write a line every few seconds to stderr.
 
     Returns:
         A dictionary a scene, on the CPU.
     """
     found: list[dict[str, Tensor]] = []
-    started = reported = time.monotonic()
+    meter = Progress(len(scenes), "scenes")
     for first in range(0, len(scenes), batch_size):
         batch = scenes[first : first + batch_size]
         images = torch.stack([scene.image for scene in batch]).to(device).float() / 255
         found.extend({name: value.cpu() for name, value in one.items()} for one in detector(images))
-        now = time.monotonic()
-        if progress and (now - reported > 5 or len(found) == len(scenes)):
-            reported = now
-            print(f"  {len(found)}/{len(scenes)} scenes, {len(found) / (now - started):.1f}/s", file=sys.stderr)
+        if progress:
+            meter.update(len(found))
     return found
 
 

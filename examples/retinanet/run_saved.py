@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 
 import torch
 
 import torch_trt_ext.runtime  # noqa: F401  (registers the engine classes)
 from benchmarks.timing import measure
+from examples.retinanet.progress import Progress
 
 
 def main() -> None:
@@ -31,14 +31,11 @@ def main() -> None:
     images = torch.load(args.images, weights_only=True)
     batches = []
     with torch.no_grad():
-        started = reported = time.monotonic()
+        progress = Progress(len(images), "scenes")
         for first in range(0, len(images), args.batch_size):
             outputs = model(images[first : first + args.batch_size].to(args.device).float() / 255)
             batches.append([output.cpu() for output in outputs])
-            done, now = min(first + args.batch_size, len(images)), time.monotonic()
-            if now - reported > 5 or done == len(images):
-                reported = now
-                print(f"  {done}/{len(images)} scenes, {done / (now - started):.1f}/s", file=sys.stderr)
+            progress.update(min(first + args.batch_size, len(images)))
         one = images[:1].to(args.device).float() / 255
         latency = measure(lambda: model(one), device=args.device, warmup=args.warmup, runs=args.runs)
     modules = sorted(name for name in sys.modules if name in ("tensorrt", "openvino", "torchvision"))

@@ -18,12 +18,8 @@ from torch_trt_ext.builders.tensorrt_build import missing_for_building
 
 _FOLDER = Path(__file__).parent
 _outcomes: Counter[str] = Counter()
-
-
-@functools.cache
-def _missing() -> str:
-    """Why these tests cannot run, or an empty string."""
-    return missing_for_building()
+#: Why these tests cannot run, or an empty string; looked for once.
+_missing = functools.cache(missing_for_building)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,6 +26,7 @@ from tests.gpu.networks import (
     two_way_plan,
 )
 from torch_trt_ext import TRTEngineExtension
+from torch_trt_ext.builders.tensorrt_build import import_tensorrt
 
 AFFINE_IO = (["x"], ["y"], ["Float"], ["Float"])
 #: Long enough (about 0.1 s on today's GPUs) that a call which waited for it would be told from one which did not.
@@ -463,7 +464,7 @@ def test_truncated_plan_fails() -> None:
 
 def test_plan_of_another_version_fails() -> None:
     plan = bytearray(affine_plan())
-    assert plan[24:26] == bytes([10, int(__import__("tensorrt").__version__.split(".")[1])])
+    assert plan[24:26] == bytes([10, int(import_tensorrt().__version__.split(".")[1])])
     # A newer TensorRT writes its own version into the header and a higher number of its format before the engine.
     plan[25] += 1
     plan[plan.index(b"ptrt") + 4] += 1
