@@ -1,88 +1,18 @@
-"""How this project measures: one timing loop, and the facts that make a figure worth keeping."""
+"""How this project measures: the package's timing loop, and the facts that make a figure worth keeping."""
 
 from __future__ import annotations
 
 import os
 import platform
-import statistics
 import subprocess
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-#: The protocol of PAI-Blade's tutorial.
-WARMUP_RUNS = 100
-TIMED_RUNS = 200
+from torch_trt_ext.optimizer.latency import TIMED_RUNS, WARMUP_RUNS, Latency, measure
 
-
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds a call, over ``runs`` calls.
-
-    Attributes:
-        median_ms: wall clock from the call to the end of its device work, median.
-        p10_ms: likewise, the tenth percentile.
-        p90_ms: likewise, the ninetieth.
-        device_ms: CUDA events around each call, median; None on the CPU.
-        runs: calls that were timed, after the warm-up.
-    """
-
-    median_ms: float
-    p10_ms: float
-    p90_ms: float
-    device_ms: float | None
-    runs: int
-
-    def as_dict(self) -> dict[str, float | int | None]:
-        """For JSON, rounded to microseconds."""
-        return {name: round(value, 3) if isinstance(value, float) else value for name, value in asdict(self).items()}
-
-
-def measure(
-    call: Callable[[], object],
-    *,
-    device: torch.device | str,
-    warmup: int = WARMUP_RUNS,
-    runs: int = TIMED_RUNS,
-) -> Latency:
-    """Times a call, one after the other, each waited for.
-
-    Args:
-        call: what to time; its answers are checked elsewhere, before.
-        device: where its work runs.
-        warmup: calls before the clock starts.
-        runs: calls that are timed.
-    """
-    on_gpu = torch.device(device).type == "cuda"
-    for _ in range(warmup):
-        call()
-    wall_ms = []
-    device_ms = []
-    if on_gpu:
-        torch.cuda.synchronize()
-    for _ in range(runs):
-        if on_gpu:
-            start_event, end_event = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start_event.record()
-        start = time.perf_counter()
-        call()
-        if on_gpu:
-            end_event.record()
-            torch.cuda.synchronize()
-            device_ms.append(start_event.elapsed_time(end_event))
-        wall_ms.append((time.perf_counter() - start) * 1000)
-    deciles = statistics.quantiles(wall_ms, n=10)
-    return Latency(
-        median_ms=statistics.median(wall_ms),
-        p10_ms=deciles[0],
-        p90_ms=deciles[-1],
-        device_ms=statistics.median(device_ms) if device_ms else None,
-        runs=runs,
-    )
+__all__ = ["TIMED_RUNS", "WARMUP_RUNS", "Latency", "environment", "measure"]
 
 
 def _output_of(command: list[str]) -> str | None:

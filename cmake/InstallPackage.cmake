@@ -10,6 +10,10 @@ foreach(target torch_trt_ext_openvino torch_trt_ext_plugins)
   endif()
 endforeach()
 install(TARGETS ${installed_targets} LIBRARY DESTINATION lib)
+if(TARGET torch_trt_ext_passes)
+  # A build tree may hold one for each Python that it was configured with; the package has one.
+  install(TARGETS torch_trt_ext_passes LIBRARY DESTINATION .)
+endif()
 install(FILES csrc/runtime/torch_trt_ext.h DESTINATION include/torch_trt_ext)
 install(FILES cmake/TorchLibraries.cmake DESTINATION "${package_folder}")
 configure_package_config_file(cmake/torch_trt_extConfig.cmake.in "${CMAKE_BINARY_DIR}/torch_trt_extConfig.cmake"

@@ -14,26 +14,38 @@ from torch_trt_ext.version import __version__
 
 if TYPE_CHECKING:
     from torch_trt_ext.builders.retinanet import build_retinanet_decode
+    from torch_trt_ext.config import Config
     from torch_trt_ext.engine import OpenVINOEngineExtension, TRTEngineExtension
     from torch_trt_ext.engine_plan import EnginePlan
+    from torch_trt_ext.optimizer.opt_spec import OptSpec
+    from torch_trt_ext.optimizer.optimize import optimize
+    from torch_trt_ext.optimizer.report import Report
     from torch_trt_ext.runtime import load_plugin_library
 
 __all__ = [
+    "Config",
     "EnginePlan",
     "OpenVINOEngineExtension",
+    "OptSpec",
+    "Report",
     "TRTEngineExtension",
     "__version__",
     "build_retinanet_decode",
     "load_plugin_library",
+    "optimize",
     "runtime",
 ]
 
 _HOME = {
+    "Config": "torch_trt_ext.config",
     "EnginePlan": "torch_trt_ext.engine_plan",
     "OpenVINOEngineExtension": "torch_trt_ext.engine",
+    "OptSpec": "torch_trt_ext.optimizer.opt_spec",
+    "Report": "torch_trt_ext.optimizer.report",
     "TRTEngineExtension": "torch_trt_ext.engine",
     "build_retinanet_decode": "torch_trt_ext.builders.retinanet",
     "load_plugin_library": "torch_trt_ext.runtime",
+    "optimize": "torch_trt_ext.optimizer.optimize",
 }
 
 

@@ -100,14 +100,19 @@ at::Tensor copy_output(const ov::Tensor& tensor, at::ScalarType dtype) {
   return copy;
 }
 
-void check_fits_int32(const at::Tensor& tensor, const std::string& name) {
+/// OpenVINO computes int64 as int32 on the CPU.
+bool fits_int32(const at::Tensor& tensor) {
   const int64_t* const values = tensor.const_data_ptr<int64_t>();
   const int64_t count = tensor.numel();
   bool fits = true;
   for (int64_t i = 0; i < count; ++i) {
     fits &= values[i] == static_cast<int32_t>(values[i]);
   }
-  TORCH_CHECK_VALUE(fits, "input '", name, "' must hold values of 32 bits, because OpenVINO computes int64 as int32 ",
+  return fits;
+}
+
+void check_fits_int32(const at::Tensor& tensor, const std::string& name) {
+  TORCH_CHECK_VALUE(fits_int32(tensor), "input '", name, "' must hold values of 32 bits, because OpenVINO computes int64 as int32 ",
                     "on the CPU, got a larger one; keep the operations that need it in PyTorch");
 }
 
@@ -133,6 +138,10 @@ OpenVINOEngine::OpenVINOEngine(ov::Core& core, std::shared_ptr<ov::Model> model,
     output_is_bound_.push_back(can_bind_output(port));
   }
   usable_requests();
+}
+
+bool OpenVINOEngine::accepts_values(size_t input, const at::Tensor& tensor) const {
+  return inputs_[input].dtype != at::kLong || tensor.scalar_type() != at::kLong || fits_int32(tensor.contiguous());
 }
 
 std::shared_ptr<InferRequestPool> OpenVINOEngine::usable_requests() {

@@ -35,6 +35,7 @@ class OpenVINOEngine : public Engine {
   at::Device device() const override { return at::kCPU; }
 
   /// Reads inputs where they lie. Outputs of static shape are written where they will stay, others copied once.
+  bool accepts_values(size_t input, const at::Tensor& tensor) const override;
   std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs, size_t profile) override;
 
   /// "compilations": 1, and 1 more for each failed run() that another followed (see InferRequestPool).

@@ -49,6 +49,10 @@ class Engine {
   /// Where inputs must live and where outputs come to live.
   virtual at::Device device() const = 0;
 
+  /// Whether the engine computes rightly with what this tensor holds; asked only where the answer decides what else to
+  /// run. `input` is an index into inputs(), the tensor has passed the other checks.
+  virtual bool accepts_values(size_t /*input*/, const at::Tensor& /*tensor*/) const { return true; }
+
   /// Runs the engine on `inputs`, in the order of inputs().
   ///
   /// The caller has checked them: count, dtype, device and the range of profiles()[profile]; each is contiguous.

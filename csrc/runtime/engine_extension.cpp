@@ -133,6 +133,7 @@ std::vector<std::vector<std::vector<std::vector<int64_t>>>> EngineExtension::pro
 c10::Dict<std::string, int64_t> EngineExtension::counters() const {
   c10::Dict<std::string, int64_t> counters;
   counters.insert("calls", calls_.load(std::memory_order_relaxed));
+  counters.insert("fallbacks", fallbacks_.load(std::memory_order_relaxed));
   if (engine_ != nullptr) {
     for (const auto& [name, count] : engine_->counters()) {
       counters.insert(name, count);

@@ -40,6 +40,9 @@ class EngineExtension : public torch::CustomClassHolder {
   /// TensorRT shape tensor holds is not looked at.
   bool can_run_with(const c10::List<at::Tensor>& inputs) const;
 
+  /// Says that the caller ran something else in place of forward(); counted as "fallbacks".
+  void count_fallback() { fallbacks_.fetch_add(1, std::memory_order_relaxed); }
+
   PackedState state() const { return pack_state(state_); }
   const EngineState& unpacked_state() const { return state_; }
 
@@ -48,7 +51,8 @@ class EngineExtension : public torch::CustomClassHolder {
   std::vector<std::vector<int64_t>> output_shapes() const;
   /// [profile][input][min, opt, max][dimension], inputs in the caller's order. Throws c10::Error unless can_run().
   std::vector<std::vector<std::vector<std::vector<int64_t>>>> profiles() const;
-  /// "calls": how often forward() ran the engine; beside it, what Engine::counters() gives.
+  /// "calls": how often forward() ran the engine; "fallbacks": how often count_fallback() was called; beside them, what
+  /// Engine::counters() gives.
   c10::Dict<std::string, int64_t> counters() const;
 
  private:
@@ -61,6 +65,7 @@ class EngineExtension : public torch::CustomClassHolder {
   std::unique_ptr<IoBinding> binding_;
   std::string why_not_;
   std::atomic<int64_t> calls_{0};
+  std::atomic<int64_t> fallbacks_{0};
 };
 
 /// Reads names and types off a plan, in the plan's own order. Throws c10::Error when the plan cannot be loaded here.

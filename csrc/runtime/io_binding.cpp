@@ -151,7 +151,15 @@ bool IoBinding::accepts(const c10::List<at::Tensor>& inputs) const {
     }
   }
   size_t profile = 0;
-  return find_profile(inputs, profile);
+  if (!find_profile(inputs, profile)) {
+    return false;
+  }
+  for (size_t position = 0; position < inputs.size(); ++position) {
+    if (!engine_.accepts_values(input_index_[position], inputs.get(position))) {
+      return false;
+    }
+  }
+  return true;
 }
 
 std::vector<at::Tensor> IoBinding::bind(const c10::List<at::Tensor>& inputs, size_t& profile) const {

@@ -35,6 +35,7 @@ void define_engine_class(torch::Library& library, const char* name) {
       .def("why_not", [](const Self<Class>& self) { return self->why_not(); })
       .def("can_run_with",
            [](const Self<Class>& self, const c10::List<at::Tensor>& inputs) { return self->can_run_with(inputs); })
+      .def("count_fallback", [](const Self<Class>& self) { self->count_fallback(); })
       .def("io_names", [](const Self<Class>& self) { return to_io_names(self->unpacked_state().io); })
       .def("input_shapes", [](const Self<Class>& self) { return self->input_shapes(); })
       .def("output_shapes", [](const Self<Class>& self) { return self->output_shapes(); })

@@ -6,7 +6,7 @@ import ctypes
 import functools
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,16 @@ ShapeRange = tuple[Sequence[int], Sequence[int], Sequence[int]]
 
 #: The range of every input.
 Profile = Mapping[str, ShapeRange]
+
+
+class TimingStore(Protocol):
+    """Where timings of kernels outlive a build, so that the next one of similar layers is quicker."""
+
+    def load(self) -> bytes:
+        """The last saved bytes, empty when there are none."""
+
+    def save(self, data: bytes) -> None:
+        """Keeps ``data``."""
 
 
 class PluginField(NamedTuple):
@@ -179,19 +189,14 @@ def create_plugin(name: str, fields: Sequence[PluginField], *, version: str = "1
     return plugin
 
 
-def build_plan(what: str, define: Callable[[Any, Any], Profile | Sequence[Profile]]) -> bytes:
-    """Builds a strongly typed network into a plan for the current GPU.
+def new_network(what: str) -> tuple[Any, Any]:
+    """A builder and an empty, strongly typed network.
 
     Args:
         what: the network in a few words, for messages.
-        define: called with the ``tensorrt`` module and an empty network; it adds the layers and returns the range of
-            each input's shape, or several such profiles.
-
-    Returns:
-        The serialized engine.
 
     Raises:
-        RuntimeError: TensorRT or a GPU is missing, or the build failed.
+        RuntimeError: TensorRT or a GPU is missing.
     """
     trt = import_tensorrt()
     # Without a GPU some versions of TensorRT crash the process in the Builder's constructor.
@@ -208,7 +213,59 @@ def build_plan(what: str, define: Callable[[Any, Any], Profile | Sequence[Profil
     strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
     network.error_recorder = recorder
+    return builder, network
+
+
+def _attach_timing_cache(config: Any, saved: bytes) -> Any:
+    """Gives ``config`` a cache with the saved timings, or an empty one. It must live until the build is done."""
+    attached = None
+    # TensorRT refuses timings of another version or another GPU.
+    for data in dict.fromkeys((saved, b"")):
+        cache = config.create_timing_cache(data)
+        if cache is not None and config.set_timing_cache(cache, False):
+            attached = cache
+            break
+    _error_recorder().clear()
+    return attached
+
+
+def build_plan(
+    what: str,
+    define: Callable[[Any, Any], Profile | Sequence[Profile]],
+    *,
+    timing_store: TimingStore | None = None,
+    workspace_bytes: int = 0,
+    builder_optimization_level: int | None = None,
+) -> bytes:
+    """Builds a strongly typed network into a plan for the current GPU.
+
+    Args:
+        what: the network in a few words, for messages.
+        define: called with the ``tensorrt`` module and an empty network; it adds the layers and returns the range of
+            each input's shape, or several such profiles.
+        timing_store: timings are taken from there and put back, with those of this build.
+        workspace_bytes: most memory that a layer may take beside its tensors, 0 for all there is.
+        builder_optimization_level: 0 (quick) to 5 (thorough), None for TensorRT's default.
+
+    Returns:
+        The serialized engine.
+
+    Raises:
+        RuntimeError: TensorRT or a GPU is missing, or the build failed.
+        ValueError: ``workspace_bytes`` or ``builder_optimization_level`` is out of range.
+    """
+    if workspace_bytes < 0:
+        raise ValueError(f"workspace_bytes must be 0 or more, got {workspace_bytes}")
+    if builder_optimization_level is not None and not 0 <= builder_optimization_level <= 5:
+        raise ValueError(f"builder_optimization_level must be from 0 to 5, got {builder_optimization_level}")
+    builder, network = new_network(what)
+    trt = import_tensorrt()
     config = builder.create_builder_config()
+    if workspace_bytes:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
+    if builder_optimization_level is not None:
+        config.builder_optimization_level = builder_optimization_level
+    timings = None if timing_store is None else _attach_timing_cache(config, timing_store.load())
     ranges = define(trt, network)
     for shapes in [ranges] if isinstance(ranges, Mapping) else ranges:
         profile = builder.create_optimization_profile()
@@ -218,4 +275,6 @@ def build_plan(what: str, define: Callable[[Any, Any], Profile | Sequence[Profil
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise RuntimeError(f"TensorRT {trt.__version__} could not build {what}; it said: {_last_words()}")
+    if timing_store is not None and timings is not None:
+        timing_store.save(bytes(timings.serialize()))
     return bytes(plan)

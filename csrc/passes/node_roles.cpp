@@ -1,0 +1,462 @@
+#include "passes/node_roles.h"
+
+#include <torch/csrc/jit/ir/constants.h>
+
+#include <algorithm>
+#include <unordered_set>
+
+namespace torch_trt_ext::passes {
+namespace {
+
+using torch::jit::AliasDb;
+using torch::jit::Block;
+using torch::jit::Node;
+using torch::jit::Symbol;
+using torch::jit::Value;
+namespace aten = c10::aten;
+namespace prim = c10::prim;
+
+/// What can be known of a tensor without its data.
+bool reads_metadata_only(const Node* node) {
+  static const std::unordered_set<Symbol> kinds = {
+      aten::size,
+      aten::dim,
+      Symbol::fromQualString("aten::numel"),
+      aten::is_floating_point,
+      aten::is_complex,
+      aten::__is__,
+      aten::__isnot__,
+      prim::dtype,
+      prim::device,
+      prim::layout,
+      prim::is_cuda,
+      prim::requires_grad,
+      Symbol::fromQualString("aten::len"),
+      Symbol::fromQualString("prim::is_nested"),
+      Symbol::fromQualString("prim::is_cpu"),
+      Symbol::fromQualString("prim::type"),
+      Symbol::fromQualString("prim::ndim"),
+  };
+  return kinds.count(node->kind()) != 0;
+}
+
+/// Modes of the calling thread: engines have no gradients and their own precision, whatever they are.
+bool reads_mode(const Node* node) {
+  static const std::unordered_set<Symbol> kinds = {
+      Symbol::fromQualString("aten::is_autocast_enabled"),
+      Symbol::fromQualString("aten::is_autocast_cpu_enabled"),
+      Symbol::fromQualString("aten::is_grad_enabled"),
+  };
+  return kinds.count(node->kind()) != 0;
+}
+
+bool reads_sizes(const Node* node) {
+  static const Symbol numel = Symbol::fromQualString("aten::numel");
+  return node->kind() == aten::size || node->kind() == numel || node->kind() == aten::len;
+}
+
+bool is_schema_mutable(const Node* node) {
+  const torch::jit::FunctionSchema* const schema = node->maybeSchema();
+  return schema != nullptr && schema->is_mutable();
+}
+
+bool any_mutable(const Node* node) {
+  if (is_schema_mutable(node) || node->kind() == prim::SetAttr || node->kind() == prim::CallMethod ||
+      node->kind() == prim::CallFunction) {
+    return true;
+  }
+  for (const Block* const block : node->blocks()) {
+    for (const Node* const inner : block->nodes()) {
+      if (any_mutable(inner)) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
+bool is_tensor_list(const Value* value) {
+  const auto list = value->type()->cast<c10::ListType>();
+  return list != nullptr && (list->getElementType()->isSubtypeOf(*c10::TensorType::get()) ||
+                             list->getElementType()->isSubtypeOf(*c10::OptionalType::ofTensor()));
+}
+
+bool is_optional_tensor(const Value* value) {
+  return !is_tensor(value) && value->type()->kind() == c10::OptionalType::Kind &&
+         value->type()->isSubtypeOf(*c10::OptionalType::ofTensor());
+}
+
+void collect_needed(const Node* node, const Node* outermost, std::vector<Value*>& needed) {
+  const auto is_outside = [outermost](const Value* value) {
+    const Node* owner = value->node()->kind() == prim::Param ? value->node()->owningBlock()->owningNode() : value->node();
+    if (value->node()->kind() != prim::Param) {
+      owner = value->node()->owningBlock()->owningNode();
+    }
+    while (owner != nullptr) {
+      if (owner == outermost) {
+        return false;
+      }
+      owner = owner->owningBlock() == nullptr ? nullptr : owner->owningBlock()->owningNode();
+    }
+    return true;
+  };
+  const auto add = [&](Value* value) {
+    if (is_outside(value) && std::find(needed.begin(), needed.end(), value) == needed.end()) {
+      needed.push_back(value);
+    }
+  };
+  for (const Value* const input : node->inputs()) {
+    add(const_cast<Value*>(input));
+  }
+  for (const Block* const block : node->blocks()) {
+    for (const Node* const inner : block->nodes()) {
+      collect_needed(inner, outermost, needed);
+    }
+    for (const Value* const output : block->outputs()) {
+      add(const_cast<Value*>(output));
+    }
+  }
+}
+
+/// Whether two names can stand for one value of this type, so that a write under one is seen under the other.
+bool can_be_shared(const c10::Type& type) {
+  if (type.kind() == c10::TypeKind::OptionalType || type.kind() == c10::TypeKind::TupleType) {
+    return std::any_of(type.containedTypes().begin(), type.containedTypes().end(),
+                       [](const c10::TypePtr& contained) { return can_be_shared(*contained); });
+  }
+  return type.kind() == c10::TypeKind::ListType || !is_plain_type(type);
+}
+
+/// The values that a container built in this graph holds, or the value itself.
+void collect_leaves(Value* value, std::vector<Value*>& leaves) {
+  const auto kind = value->node()->kind();
+  if (kind == prim::TupleConstruct || kind == prim::ListConstruct || kind == prim::DictConstruct) {
+    for (Value* const input : value->node()->inputs()) {
+      collect_leaves(input, leaves);
+    }
+  } else if (can_be_shared(*value->type()) && std::find(leaves.begin(), leaves.end(), value) == leaves.end()) {
+    leaves.push_back(value);
+  }
+}
+
+std::string name_of(const Value* value) { return "%" + value->debugName() + " (" + value->type()->str() + ")"; }
+
+}  // namespace
+
+bool is_plain_type(const c10::Type& type) {
+  switch (type.kind()) {
+    case c10::TypeKind::IntType:
+    case c10::TypeKind::FloatType:
+    case c10::TypeKind::BoolType:
+    case c10::TypeKind::StringType:
+    case c10::TypeKind::NoneType:
+    case c10::TypeKind::NumberType:
+    case c10::TypeKind::DeviceObjType:
+    case c10::TypeKind::ScalarTypeType:
+    case c10::TypeKind::LayoutType:
+    case c10::TypeKind::MemoryFormatType:
+      return true;
+    case c10::TypeKind::OptionalType:
+    case c10::TypeKind::ListType:
+    case c10::TypeKind::TupleType:
+      return std::all_of(type.containedTypes().begin(), type.containedTypes().end(),
+                         [](const c10::TypePtr& contained) { return is_plain_type(*contained); });
+    default:
+      return false;
+  }
+}
+
+bool is_tensor(const Value* value) { return value->type()->isSubtypeOf(*c10::TensorType::get()); }
+
+bool is_plain_computation(const Node* node) {
+  if (node->kind() == prim::Constant || node->kind() == prim::Uninitialized) {
+    return true;
+  }
+  if (node->kind() == prim::RaiseException) {
+    return true;
+  }
+  const bool observable = node->blocks().empty() && (node->hasSideEffects() || node->isNondeterministic());
+  if (is_schema_mutable(node) || (observable && !reads_mode(node))) {
+    return false;
+  }
+  if (node->kind() == prim::GetAttr || node->kind() == prim::CallMethod || node->kind() == prim::CallFunction ||
+      node->kind() == prim::SetAttr || node->kind() == prim::CreateObject) {
+    return false;
+  }
+  for (const Value* const output : node->outputs()) {
+    if (!is_plain_type(*output->type())) {
+      return false;
+    }
+  }
+  for (const Value* const input : node->inputs()) {
+    if (!is_plain_type(*input->type()) && !(reads_metadata_only(node) && (is_tensor(input) || is_optional_tensor(input)))) {
+      return false;
+    }
+  }
+  for (const Block* const block : node->blocks()) {
+    for (const Node* const inner : block->nodes()) {
+      if (!is_plain_computation(inner)) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
+std::vector<Value*> needed_values(const Node* node) {
+  std::vector<Value*> needed;
+  collect_needed(node, node, needed);
+  return needed;
+}
+
+bool depends_on_sizes(const Value* value) {
+  std::unordered_set<const Node*> seen;
+  std::vector<const Node*> waiting = {value->node()};
+  while (!waiting.empty()) {
+    const Node* const node = waiting.back();
+    waiting.pop_back();
+    if (!seen.insert(node).second || node->kind() == prim::Constant || node->kind() == prim::Param) {
+      continue;
+    }
+    if (reads_sizes(node)) {
+      return true;
+    }
+    for (const Value* const needed : needed_values(node)) {
+      if (!is_tensor(needed)) {
+        waiting.push_back(needed->node());
+      }
+    }
+    for (const Block* const block : node->blocks()) {
+      for (const Node* const inner : block->nodes()) {
+        waiting.push_back(inner);
+      }
+    }
+  }
+  return false;
+}
+
+NodeRoles::NodeRoles(const std::shared_ptr<torch::jit::Graph>& graph, const GraphIndex& index, const AliasDb& alias_db,
+                     std::unordered_map<size_t, std::string> excluded, TakenBranches taken)
+    : graph_(graph), index_(index), alias_db_(alias_db), excluded_(std::move(excluded)), taken_(std::move(taken)) {
+  for (Value* const output : graph->outputs()) {
+    collect_leaves(output, returned_);
+  }
+  for (Value* const input : graph->inputs()) {
+    if (can_be_shared(*input->type()) && input->type()->kind() != c10::ClassType::Kind) {
+      given_.push_back(input);
+    }
+  }
+  for (Node* const node : index.nodes()) {
+    if (node->kind() == prim::GetAttr && can_be_shared(*node->output()->type()) &&
+        node->output()->type()->kind() != c10::ClassType::Kind) {
+      given_.push_back(node->output());
+    } else if (node->kind() == prim::SetAttr) {
+      collect_leaves(node->input(1), returned_);
+    }
+  }
+  visit(graph->block());
+}
+
+void NodeRoles::visit(Block* block) {
+  for (Node* const node : block->nodes()) {
+    for (Block* const inner : node->blocks()) {
+      visit(inner);
+    }
+    roles_[node] = classify(node);
+  }
+}
+
+Role NodeRoles::classify(Node* node) {
+  if (node->kind() == prim::Constant) {
+    return Role::kConstant;
+  }
+  if (is_plain(node)) {
+    return Role::kPlain;
+  }
+  const auto excluded = excluded_.find(index_.id_of(node));
+  reasons_[node] = excluded == excluded_.end() ? why_not_operator(node) : excluded->second;
+  return reasons_[node].empty() ? Role::kOperator : Role::kTorch;
+}
+
+bool NodeRoles::is_plain(const Node* node) const {
+  // A node that only raises has no outputs to compute again.
+  if (node->outputs().empty()) {
+    return false;
+  }
+  const bool computes =
+      is_plain_computation(node) || is_scalar_tensor_computation(node) ||
+      (node->kind() == prim::ListConstruct && is_tensor_list(node->output()) &&
+       std::all_of(node->inputs().begin(), node->inputs().end(), [](const Value* element) {
+         return is_tensor(element) || (is_optional_tensor(element) && element->node()->kind() == prim::Constant) ||
+                element->type()->kind() == c10::TypeKind::NoneType;
+       }));
+  if (!computes || alias_db_.hasWriters(node)) {
+    // Sizes do not change under writes, but whatever has writers is read at one moment only.
+    const bool only_metadata = computes && reads_metadata_only(node) &&
+                               !std::any_of(node->outputs().begin(), node->outputs().end(),
+                                            [this](const Value* output) { return alias_db_.hasWriters(output); });
+    if (!only_metadata) {
+      return false;
+    }
+  }
+  const std::vector<Value*> needed = needed_values(node);
+  return std::all_of(needed.begin(), needed.end(), [this](const Value* value) { return can_be_inside(value); });
+}
+
+bool NodeRoles::is_scalar_tensor_computation(const Node* node) const {
+  static const Symbol num_to_tensor = Symbol::fromQualString("prim::NumToTensor");
+  if (node->kind() == num_to_tensor) {
+    return true;
+  }
+  if (!node->kind().is_aten() || is_schema_mutable(node) || node->hasSideEffects() || node->isNondeterministic() ||
+      node->outputs().size() != 1 || (!is_tensor(node->output()) && !is_plain_type(*node->output()->type()))) {
+    return false;
+  }
+  bool any = false;
+  for (const Value* const input : node->inputs()) {
+    if (is_tensor(input)) {
+      const auto producer = roles_.find(input->node());
+      const bool scalar = producer != roles_.end() && producer->second == Role::kPlain;
+      const bool constant = input->node()->kind() == prim::Constant && torch::jit::toIValue(input)->isTensor() &&
+                            torch::jit::toIValue(input)->toTensor().dim() == 0;
+      if (!scalar && !constant) {
+        return false;
+      }
+      any = any || scalar;
+    } else if (!is_plain_type(*input->type())) {
+      return false;
+    }
+  }
+  return any;
+}
+
+bool NodeRoles::can_be_inside(const Value* value) const {
+  const Node* const producer = value->node();
+  if (producer->kind() == prim::Param) {
+    return is_tensor(value);
+  }
+  const auto found = roles_.find(producer);
+  // Values of blocks that are still being visited.
+  if (found == roles_.end()) {
+    return producer->kind() == prim::Constant || is_tensor(value);
+  }
+  if (found->second == Role::kConstant || found->second == Role::kPlain) {
+    return true;
+  }
+  return is_tensor(value) || (found->second == Role::kOperator && !is_plain_type(*value->type()));
+}
+
+bool NodeRoles::writes(const Node* node) const { return any_mutable(node); }
+
+bool NodeRoles::keeps_order(const Node* node) const {
+  if (node->hasSideEffects() || node->isNondeterministic() || writes(node)) {
+    return true;
+  }
+  for (const Block* const block : node->blocks()) {
+    for (const Node* const inner : block->nodes()) {
+      if (keeps_order(inner)) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
+std::string NodeRoles::why_not_operator(const Node* node) const {
+  if (node->kind() == prim::If) {
+    return why_not_branch(node);
+  }
+  if (!node->blocks().empty()) {
+    return "a loop whose number of rounds is not known beforehand";
+  }
+  if (node->kind() == prim::RaiseException) {
+    return "raises an exception";
+  }
+  if (is_schema_mutable(node)) {
+    return "writes in place to a tensor or list that is seen elsewhere";
+  }
+  if (node->isNondeterministic()) {
+    return "draws random numbers";
+  }
+  const bool unpacks = node->kind() == prim::ListUnpack && is_tensor_list(node->input());
+  const bool unwraps = node->kind() == prim::unchecked_cast || node->kind() == aten::_unwrap_optional;
+  if (!unpacks && !unwraps && (node->kind().is_prim() || node->maybeSchema() == nullptr)) {
+    return node->hasSideEffects() ? "has side effects" : "is part of the program, not an operator on tensors";
+  }
+  if (node->hasSideEffects()) {
+    return "has side effects";
+  }
+  for (const Value* const output : node->outputs()) {
+    if (!is_tensor(output) && !is_tensor_list(output) && !(unwraps && is_optional_tensor(output))) {
+      return is_plain_type(*output->type()) ? "gives a number that is computed from a tensor's data"
+                                            : "gives a " + output->type()->str();
+    }
+  }
+  for (const Value* const input : node->inputs()) {
+    if (!can_be_inside(input)) {
+      return "its input " + name_of(input) + " is computed in PyTorch, and engines take tensors only";
+    }
+  }
+  return why_not_alias(node);
+}
+
+std::string NodeRoles::why_not_branch(const Node* node) const {
+  const auto taken = taken_.find(index_.id_of(node));
+  if (taken == taken_.end()) {
+    return "a branch that was taken both ways, or never reached, with the test data";
+  }
+  if (any_mutable(node)) {
+    return "a branch that writes in place";
+  }
+  if (is_tensor(node->input()) || !can_be_inside(node->input())) {
+    return "a branch that depends on a tensor's data";
+  }
+  for (const Value* const value : needed_values(node)) {
+    if (!can_be_inside(value)) {
+      return "a branch that needs " + name_of(value) + ", which is computed in PyTorch";
+    }
+  }
+  for (const Node* const inner : node->blocks()[taken->second]->nodes()) {
+    if (roles_.at(inner) == Role::kTorch) {
+      return "a branch with " + std::string(inner->kind().toQualString()) + ", which " + reasons_.at(inner);
+    }
+  }
+  for (const Value* const output : node->outputs()) {
+    if (!is_tensor(output) && !is_optional_tensor(output) && !is_tensor_list(output)) {
+      return "a branch that gives a " + output->type()->str();
+    }
+  }
+  return why_not_alias(node);
+}
+
+std::string NodeRoles::why_not_alias(const Node* node) const {
+  const std::vector<Value*> needed = needed_values(node);
+  const torch::jit::FunctionSchema* const schema = node->maybeSchema();
+  for (size_t index = 0; index < node->outputs().size(); ++index) {
+    const Value* const output = node->output(index);
+    // What an operator's schema calls fresh is fresh, though AliasDb may have lost track of it in a container.
+    if (schema != nullptr && index < schema->returns().size() && schema->returns()[index].alias_info() == nullptr) {
+      continue;
+    }
+    const bool is_view = std::any_of(needed.begin(), needed.end(), [this, output](const Value* input) {
+      return can_be_shared(*input->type()) && can_be_shared(*output->type()) &&
+             alias_db_.mayContainAlias(const_cast<Value*>(input), const_cast<Value*>(output));
+    });
+    if (!is_view) {
+      continue;
+    }
+    if (alias_db_.hasWriters(output)) {
+      return "is a view of a tensor that is written to";
+    }
+    const auto shares = [this, output](Value* other) {
+      return alias_db_.mayContainAlias(other, const_cast<Value*>(output));
+    };
+    const auto returned = std::count_if(returned_.begin(), returned_.end(), shares);
+    if (returned > 0 && returned + std::count_if(given_.begin(), given_.end(), shares) > 1) {
+      return "is a view that the caller gets, of a tensor that the caller has too";
+    }
+  }
+  return "";
+}
+
+}  // namespace torch_trt_ext::passes

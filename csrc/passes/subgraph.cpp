@@ -1,0 +1,180 @@
+#include "passes/subgraph.h"
+
+#include <torch/csrc/jit/passes/dead_code_elimination.h>
+
+#include <unordered_set>
+
+namespace torch_trt_ext::passes {
+namespace {
+
+using torch::jit::Block;
+using torch::jit::Graph;
+using torch::jit::Node;
+using torch::jit::Symbol;
+using torch::jit::Value;
+namespace prim = c10::prim;
+
+/// Copies nodes of one graph into another, with all that they need.
+class Copier {
+ public:
+  /// With `index`, branches are resolved and copies carry their origin.
+  Copier(const NodeRoles& roles, const GraphIndex* index) : roles_(roles), index_(index) {}
+
+  std::shared_ptr<Graph> copy(const Subgraph& subgraph) {
+    for (Value* const input : subgraph.inputs) {
+      // Names of single letters and numbers only: the original's may clash with each other.
+      copies_[input] = graph_->addInput()->setType(c10::TensorType::get());
+    }
+    for (Node* const node : subgraph.nodes) {
+      copy_node(node);
+    }
+    std::vector<Value*> outputs;
+    for (Value* const output : subgraph.outputs) {
+      outputs.push_back(copies_.at(output));
+    }
+    if (outputs.size() == 1) {
+      graph_->registerOutput(outputs[0]);
+    } else {
+      graph_->registerOutput(graph_->insertNode(graph_->createTuple(outputs))->output());
+    }
+    return graph_;
+  }
+
+  const std::unordered_map<Value*, Value*>& copies() const { return copies_; }
+
+ private:
+  Value* copy_of(Value* value) {
+    const auto found = copies_.find(value);
+    if (found != copies_.end()) {
+      return found->second;
+    }
+    TORCH_INTERNAL_ASSERT(value->node()->kind() != prim::Param, "%", value->debugName(), " is not in the subgraph");
+    copy_node(value->node());
+    return copies_.at(value);
+  }
+
+  void copy_node(Node* node) {
+    if (index_ != nullptr && node->kind() == prim::If && roles_.role(node) == Role::kOperator) {
+      Block* const taken = node->blocks()[roles_.taken_branch(node)];
+      for (Node* const inner : taken->nodes()) {
+        if (copies_.count(inner->outputs().empty() ? nullptr : inner->output(0)) == 0) {
+          copy_node(inner);
+        }
+      }
+      for (size_t index = 0; index < node->outputs().size(); ++index) {
+        copies_[node->output(index)] = copy_of(taken->outputs()[index]);
+      }
+      return;
+    }
+    for (Value* const needed : needed_values(node)) {
+      copy_of(needed);
+    }
+    Node* const copy = graph_->insertNode(graph_->createClone(node, [this](Value* value) { return copy_of(value); }));
+    for (size_t index = 0; index < node->outputs().size(); ++index) {
+      copies_[node->output(index)] = copy->output(index);
+      copy->output(index)->setType(node->output(index)->type());
+    }
+    if (index_ != nullptr) {
+      const auto scope = c10::make_intrusive<torch::jit::Scope>();
+      copy->setScope(scope->push(Symbol::scope("Node::n" + std::to_string(index_->id_of(node)))));
+    }
+  }
+
+  const NodeRoles& roles_;
+  const GraphIndex* index_;
+  std::shared_ptr<Graph> graph_ = std::make_shared<Graph>();
+  std::unordered_map<Value*, Value*> copies_;
+};
+
+/// The first nodes of a subgraph, with outputs that keep all of them alive.
+Subgraph prefix(const Subgraph& subgraph, size_t node_count) {
+  Subgraph part;
+  part.inputs = subgraph.inputs;
+  part.nodes.assign(subgraph.nodes.begin(), subgraph.nodes.begin() + static_cast<std::ptrdiff_t>(node_count));
+  std::unordered_set<const Value*> used;
+  for (const Node* const node : part.nodes) {
+    for (const Value* const value : needed_values(node)) {
+      used.insert(value);
+    }
+  }
+  for (Node* const node : part.nodes) {
+    for (Value* const output : node->outputs()) {
+      if (is_tensor(output) && used.count(output) == 0) {
+        part.outputs.push_back(output);
+      }
+    }
+  }
+  return part;
+}
+
+c10::TypePtr typed(const TensorFacts& facts, at::Device device) {
+  std::vector<std::optional<int64_t>> sizes;
+  bool is_static = true;
+  for (const int64_t size : facts.shape) {
+    sizes.push_back(size < 0 ? std::nullopt : std::make_optional(size));
+    is_static = is_static && size >= 0;
+  }
+  if (is_static) {
+    return c10::TensorType::createContiguous(facts.dtype, device, facts.shape);
+  }
+  return c10::TensorType::create(facts.dtype, device, c10::VaryingShape<int64_t>(sizes),
+                                 c10::VaryingShape<int64_t>(facts.shape.size()), false);
+}
+
+}  // namespace
+
+std::shared_ptr<Graph> extract(const Subgraph& subgraph, const NodeRoles& roles) {
+  return Copier(roles, nullptr).copy(subgraph);
+}
+
+std::shared_ptr<Graph> extract_for_engine(const Subgraph& subgraph, const NodeRoles& roles, const GraphIndex& index,
+                                          const std::unordered_map<size_t, TensorFacts>& facts, at::Device device,
+                                          size_t node_count) {
+  Copier copier(roles, &index);
+  const std::shared_ptr<Graph> graph =
+      copier.copy(node_count < subgraph.nodes.size() ? prefix(subgraph, node_count) : subgraph);
+  for (const auto& [original, copy] : copier.copies()) {
+    const auto found = facts.find(index.id_of(original));
+    if (found != facts.end() && is_tensor(copy)) {
+      copy->setType(typed(found->second, device));
+    }
+  }
+  torch::jit::EliminateDeadCode(graph);
+  return graph;
+}
+
+torch::jit::Module as_list_module(const std::shared_ptr<Graph>& graph, const std::string& name) {
+  torch::jit::Module module("__torch__.torch_trt_ext_subgraphs." + name);
+  const auto wrapper = std::make_shared<Graph>();
+  wrapper->addInput("self")->setType(module.type());
+  Value* const list = wrapper->addInput("inputs")->setType(c10::ListType::ofTensors());
+  std::unordered_map<Value*, Value*> copies;
+  Node* const unpack = wrapper->insertNode(wrapper->createListUnpack(list, graph->inputs().size()));
+  for (size_t index = 0; index < graph->inputs().size(); ++index) {
+    copies[graph->inputs()[index]] = unpack->output(index);
+  }
+  const auto copy_of = [&copies](Value* value) { return copies.at(value); };
+  for (Node* const node : graph->nodes()) {
+    Node* const copy = wrapper->insertNode(wrapper->createClone(node, copy_of));
+    for (size_t index = 0; index < node->outputs().size(); ++index) {
+      copies[node->output(index)] = copy->output(index);
+    }
+  }
+  Value* const result = graph->outputs().at(0);
+  std::vector<Value*> outputs;
+  if (result->node()->kind() == prim::TupleConstruct) {
+    for (Value* const element : result->node()->inputs()) {
+      outputs.push_back(copy_of(element));
+    }
+  } else {
+    outputs.push_back(copy_of(result));
+  }
+  wrapper->registerOutput(wrapper->insertNode(wrapper->createList(c10::TensorType::get(), outputs))->output());
+  torch::jit::EliminateDeadCode(wrapper);
+  const c10::QualifiedName method(*module.type()->name(), "forward");
+  auto* const function = module._ivalue()->compilation_unit()->create_function(method, wrapper);
+  module.type()->addMethod(function);
+  return module;
+}
+
+}  // namespace torch_trt_ext::passes

@@ -1,0 +1,275 @@
+"""The two kinds of engines behind one interface: what optimize() asks of TensorRT and of OpenVINO."""
+
+from __future__ import annotations
+
+import abc
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import onnx
+import torch
+
+from torch_trt_ext.config import Config
+from torch_trt_ext.engine import OpenVINOEngineExtension, TRTEngineExtension
+from torch_trt_ext.engine_plan import EnginePlan
+from torch_trt_ext.optimizer.engine_cache import EngineCache, TimingCache, model_bytes_for_key
+from torch_trt_ext.optimizer.half_precision import to_half_precision
+from torch_trt_ext.optimizer.report import DeviceType, software_versions
+
+Precision = Literal["float32", "float16", "bfloat16"]
+
+#: One mapping a profile: from an input's name to its smallest, tuned and largest shape.
+ShapeRanges = Sequence[Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]]
+
+_SHORT = {"float32": "Fp32", "float16": "Fp16", "bfloat16": "Bf16"}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An ONNX node that an engine cannot have.
+
+    Attributes:
+        name: of the node; empty where only its type is known.
+        op_type: its operator type.
+        reason: in the engine library's words.
+    """
+
+    name: str
+    op_type: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine that was built or found in the cache.
+
+    Attributes:
+        plan: the engine.
+        from_cache: whether it was found.
+        kept_float32: nodes of a 16-bit engine that compute in float32, with the reason.
+    """
+
+    plan: EnginePlan
+    from_cache: bool
+    kept_float32: dict[str, str]
+
+
+class EngineBuilder(abc.ABC):
+    """Turns ONNX models into engines for one kind of device."""
+
+    device_type: DeviceType
+    #: Whether several engines may be built at once.
+    parallel: bool
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        cache = config.cache
+        self.cache = EngineCache(cache.resolved_folder(), cache.max_bytes) if cache.enabled else None
+
+    @abc.abstractmethod
+    def precisions(self) -> list[Precision]:
+        """What to try, in order; float32 comes last."""
+
+    @abc.abstractmethod
+    def pass_name(self, precision: Precision) -> str:
+        """What the report calls the pass."""
+
+    @abc.abstractmethod
+    def refusals(self, model: onnx.ModelProto) -> list[Refusal]:
+        """Which nodes of a float32 model the engine library does not take; empty when it takes all."""
+
+    @abc.abstractmethod
+    def load(self, plan: EnginePlan) -> Any:
+        """Makes an engine object, for TorchScript, from a plan."""
+
+    def build(
+        self, model: onnx.ModelProto, ranges: ShapeRanges, precision: Precision, sensitive: Mapping[str, str], what: str
+    ) -> BuiltEngine:
+        """Builds an engine, or takes it from the cache.
+
+        Args:
+            model: in float32; it is not changed.
+            ranges: shapes of every input, one mapping a profile.
+            precision: what to compute in.
+            sensitive: names of nodes that 16 bits do not suffice for, with the reason.
+            what: the model in a few words, for messages.
+
+        Raises:
+            RuntimeError: the library cannot build it.
+            ValueError: the model or the ranges do not suit it.
+        """
+        prepared, kept = self._prepare(model, precision, sensitive)
+        key = ""
+        if self.cache is not None:
+            facts = [f"{key}={value}" for key, value in sorted(software_versions(self.device_type).items())]
+            facts += [self._hardware(), precision, repr(_plain(ranges)), *self._settings()]
+            key = self.cache.key(model_bytes_for_key(prepared), *facts)
+            plan = self.cache.get(key)
+            if plan is not None:
+                return BuiltEngine(plan, True, kept)
+        plan = self._build(prepared, ranges, precision, what)
+        if self.cache is not None:
+            self.cache.put(key, plan)
+        return BuiltEngine(plan, False, kept)
+
+    @abc.abstractmethod
+    def _prepare(
+        self, model: onnx.ModelProto, precision: Precision, sensitive: Mapping[str, str]
+    ) -> tuple[onnx.ModelProto, dict[str, str]]: ...
+
+    @abc.abstractmethod
+    def _build(self, model: onnx.ModelProto, ranges: ShapeRanges, precision: Precision, what: str) -> EnginePlan: ...
+
+    @abc.abstractmethod
+    def _hardware(self) -> str: ...
+
+    @abc.abstractmethod
+    def _settings(self) -> list[str]: ...
+
+
+def _plain(ranges: ShapeRanges) -> list[dict[str, list[list[int]]]]:
+    return [{name: [list(shape) for shape in shapes] for name, shapes in sorted(part.items())} for part in ranges]
+
+
+class TensorRTBuilder(EngineBuilder):
+    """Engines for the current GPU."""
+
+    device_type: DeviceType = "gpu"
+    parallel = False
+
+    def precisions(self) -> list[Precision]:
+        """float16 unless the configuration says otherwise."""
+        return _with_float32_last(self.config.precision.engine_precision, "float16")
+
+    def pass_name(self, precision: Precision) -> str:
+        """PAI-Blade's name for it."""
+        return f"PtTrtPass{_SHORT[precision]}"
+
+    def refusals(self, model: onnx.ModelProto) -> list[Refusal]:
+        """Asks TensorRT's parser."""
+        from torch_trt_ext.builders.onnx_tensorrt import refused_nodes
+
+        return [Refusal(*refused) for refused in refused_nodes(model)]
+
+    def load(self, plan: EnginePlan) -> Any:
+        """A ``TRTEngineExtension``."""
+        return TRTEngineExtension(plan.data, plan.io_spec)
+
+    def _prepare(
+        self, model: onnx.ModelProto, precision: Precision, sensitive: Mapping[str, str]
+    ) -> tuple[onnx.ModelProto, dict[str, str]]:
+        if precision == "float32":
+            return model, {}
+        result = to_half_precision(
+            model, half=precision, keep_float32_ops=self.config.precision.keep_float32, keep_float32_nodes=sensitive
+        )
+        return result.model, {name: sensitive.get(name, reason) for name, reason in result.kept.items()}
+
+    def _build(self, model: onnx.ModelProto, ranges: ShapeRanges, precision: Precision, what: str) -> EnginePlan:
+        from torch_trt_ext.builders.onnx_tensorrt import build_tensorrt_from_onnx, timing_cache_name
+
+        cache = self.config.cache
+        timings = TimingCache(cache.resolved_folder(), timing_cache_name()) if cache.enabled else None
+        options = self.config.tensorrt
+        return build_tensorrt_from_onnx(
+            model,
+            ranges,
+            timing_cache=timings,
+            workspace_bytes=options.workspace_bytes,
+            builder_optimization_level=options.builder_optimization_level,
+            what=what,
+        )
+
+    def _hardware(self) -> str:
+        major, minor = torch.cuda.get_device_capability()
+        return f"{torch.cuda.get_device_name()} {major}.{minor}"
+
+    def _settings(self) -> list[str]:
+        options = self.config.tensorrt
+        return [str(options.workspace_bytes), str(options.builder_optimization_level)]
+
+
+class OpenVINOBuilder(EngineBuilder):
+    """Engines for the CPU."""
+
+    device_type: DeviceType = "cpu"
+    parallel = True
+
+    #: OpenVINO's words for what an engine computes in.
+    _WORDS: Mapping[Precision, Literal["f32", "f16", "bf16"]] = {
+        "float32": "f32",
+        "float16": "f16",
+        "bfloat16": "bf16",
+    }
+
+    def precisions(self) -> list[Precision]:
+        """What the processor computes in natively, unless the configuration says otherwise."""
+        from torch_trt_ext.builders.onnx_openvino import native_precision
+
+        native = next(precision for precision, word in self._WORDS.items() if word == native_precision())
+        return _with_float32_last(self.config.precision.engine_precision, native)
+
+    def pass_name(self, precision: Precision) -> str:
+        """After PAI-Blade's names."""
+        return f"PtOpenVINOPass{_SHORT[precision]}"
+
+    def refusals(self, model: onnx.ModelProto) -> list[Refusal]:
+        """Lets OpenVINO read the model, which is quick."""
+        from torch_trt_ext.builders.openvino_model import import_openvino
+
+        try:
+            import_openvino().Core().read_model(model.SerializeToString(), b"")
+        except RuntimeError as error:
+            message = str(error)
+            types = {node.op_type for node in model.graph.node}
+            blamed = sorted(op for op in types if re.search(rf"(?<!\w){re.escape(op)}(?!\w)", message))
+            reason = message.strip().splitlines()[-1][:300] if message.strip() else "OpenVINO cannot read it"
+            return [Refusal("", op, reason) for op in blamed] or [Refusal("", "", reason)]
+        return []
+
+    def load(self, plan: EnginePlan) -> Any:
+        """An ``OpenVINOEngineExtension``."""
+        return OpenVINOEngineExtension(plan.data, plan.io_spec)
+
+    def _prepare(
+        self, model: onnx.ModelProto, precision: Precision, sensitive: Mapping[str, str]
+    ) -> tuple[onnx.ModelProto, dict[str, str]]:
+        # The precision is a hint for the whole engine: OpenVINO decides by operator, and float32 islands in the graph
+        # do not bind it.
+        return model, {}
+
+    def _build(self, model: onnx.ModelProto, ranges: ShapeRanges, precision: Precision, what: str) -> EnginePlan:
+        from torch_trt_ext.builders.onnx_openvino import build_openvino_from_onnx
+
+        return build_openvino_from_onnx(model, list(ranges), self._WORDS[precision])
+
+    def _hardware(self) -> str:
+        # OpenVINO compiles for the processor when the engine is loaded.
+        return "cpu"
+
+    def _settings(self) -> list[str]:
+        return []
+
+
+def _with_float32_last(wanted: str, native: Precision) -> list[Precision]:
+    known: dict[str, Precision] = {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16", "auto": native}
+    first = known[wanted]
+    return [first] if first == "float32" else [first, "float32"]
+
+
+def make_builder(device_type: DeviceType, config: Config) -> EngineBuilder:
+    """The builder for a kind of device.
+
+    Raises:
+        RuntimeError: what builds or runs its engines is missing here.
+    """
+    from torch_trt_ext.builders.tensorrt_build import missing_for_building
+    from torch_trt_ext.runtime import available_backends
+
+    missing = missing_for_building() if device_type == "gpu" else available_backends()["openvino"]
+    if missing:
+        other = "; device_type='cpu' makes engines for the CPU" if device_type == "gpu" else ""
+        raise RuntimeError(f"optimize(device_type={device_type!r}) cannot build engines here: {missing}{other}")
+    return TensorRTBuilder(config) if device_type == "gpu" else OpenVINOBuilder(config)

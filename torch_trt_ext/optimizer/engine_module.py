@@ -1,0 +1,119 @@
+"""What stands in a model in place of a subgraph: an engine, and the subgraph itself for when the engine cannot run."""
+
+from typing import Any, List
+
+import torch
+from torch import Tensor
+
+# torch.jit.script reads annotations as they are written here: no `from __future__ import annotations`, and typing.List.
+
+
+class EngineOrSubgraph(torch.nn.Module):
+    """Runs the engine where it can take the inputs, else the subgraph that it replaced.
+
+    ``engine.counters()`` says how often each ran.
+
+    Args:
+        engine: an object of one of the engine classes.
+        subgraph: a ScriptModule whose ``forward(List[Tensor]) -> List[Tensor]`` does the same.
+        engine_inputs: which of the inputs the engine takes, in its order.
+        other_inputs: the inputs of which the engine knows the shape only, since its subgraph reads no more of them.
+        other_shapes: these shapes, one for each of ``other_inputs``.
+        data_outputs: which of the outputs the engine gives, in its order.
+        shape_outputs: the outputs of which the model reads no more than the shape.
+        shapes: these shapes, one for each of ``shape_outputs``.
+        like: a tensor with one element for each of ``shape_outputs``, of its dtype, on the model's device.
+    """
+
+    def __init__(
+        self,
+        engine: Any,
+        subgraph: torch.nn.Module,
+        engine_inputs: List[int],
+        other_inputs: List[int],
+        other_shapes: List[List[int]],
+        data_outputs: List[int],
+        shape_outputs: List[int],
+        shapes: List[List[int]],
+        like: List[Tensor],
+    ):
+        super().__init__()
+        self.engine = engine
+        self.subgraph = subgraph
+        self.engine_inputs = torch.jit.Attribute(engine_inputs, List[int])
+        self.other_inputs = torch.jit.Attribute(other_inputs, List[int])
+        self.other_shapes = torch.jit.Attribute(other_shapes, List[List[int]])
+        self.data_outputs = torch.jit.Attribute(data_outputs, List[int])
+        self.shape_outputs = torch.jit.Attribute(shape_outputs, List[int])
+        self.shapes = torch.jit.Attribute(shapes, List[List[int]])
+        self.like = torch.jit.Attribute(like, List[Tensor])
+
+    def forward(self, inputs: List[Tensor]) -> List[Tensor]:
+        fits = True
+        for position, shape in zip(self.other_inputs, self.other_shapes):
+            if list(inputs[position].shape) != shape:
+                fits = False
+        given: List[Tensor] = []
+        for position in self.engine_inputs:
+            given.append(inputs[position])
+        if fits and self.engine.can_run_with(given):
+            results = self.engine.forward(given)
+            outputs: List[Tensor] = []
+            for _ in range(len(self.data_outputs) + len(self.shape_outputs)):
+                outputs.append(results[0])
+            for index, position in enumerate(self.data_outputs):
+                outputs[position] = results[index]
+            for index, position in enumerate(self.shape_outputs):
+                outputs[position] = self.like[index].expand(self.shapes[index])
+            return outputs
+        self.engine.count_fallback()
+        return self.subgraph(inputs)
+
+
+class EngineWithSubgraph(torch.nn.Module):
+    """:class:`EngineOrSubgraph` for the usual case that the engine takes all inputs and gives all outputs."""
+
+    def __init__(self, engine: Any, subgraph: torch.nn.Module):
+        super().__init__()
+        self.engine = engine
+        self.subgraph = subgraph
+
+    def forward(self, inputs: List[Tensor]) -> List[Tensor]:
+        if self.engine.can_run_with(inputs):
+            return self.engine.forward(inputs)
+        self.engine.count_fallback()
+        return self.subgraph(inputs)
+
+
+class EngineOnly(torch.nn.Module):
+    """An engine without its subgraph: inputs that it cannot take are an error that says what it takes.
+
+    Args:
+        engine: an object of one of the engine classes.
+        engine_inputs: which of the inputs the engine takes, in its order.
+    """
+
+    def __init__(self, engine: Any, engine_inputs: List[int]):
+        super().__init__()
+        self.engine = engine
+        self.engine_inputs = torch.jit.Attribute(engine_inputs, List[int])
+
+    def forward(self, inputs: List[Tensor]) -> List[Tensor]:
+        given: List[Tensor] = []
+        for position in self.engine_inputs:
+            given.append(inputs[position])
+        return self.engine.forward(given)
+
+
+class RecordingSubgraph(torch.nn.Module):
+    """Records the inputs of each call under a number of a session of ``torch_trt_ext._C``, then runs the subgraph."""
+
+    def __init__(self, subgraph: torch.nn.Module, session: int, number: int):
+        super().__init__()
+        self.subgraph = subgraph
+        self.session = session
+        self.number = number
+
+    def forward(self, inputs: List[Tensor]) -> List[Tensor]:
+        torch.ops.torch_trt_ext_passes.record(inputs, self.session, self.number)
+        return self.subgraph(inputs)

@@ -1,0 +1,189 @@
+"""How this project measures time: one loop for a call, and interleaved rounds for several that are compared."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+
+import torch
+
+#: The protocol of PAI-Blade's tutorial.
+WARMUP_RUNS = 100
+TIMED_RUNS = 200
+
+#: Calls that are timed however little time there is: fewer have no median worth the name.
+MIN_RUNS = 3
+
+#: Calls that tell how long one takes. The fastest counts, because the first ones compile and allocate.
+_ESTIMATE_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds a call, over ``runs`` calls.
+
+    Attributes:
+        median_ms: wall clock from the call to the end of its device work, median.
+        p10_ms: likewise, the tenth percentile.
+        p90_ms: likewise, the ninetieth.
+        device_ms: CUDA events around each call, median; None on the CPU.
+        runs: calls that were timed, after the warm-up.
+    """
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    device_ms: float | None
+    runs: int
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """For JSON, rounded to microseconds."""
+        return {name: round(value, 3) if isinstance(value, float) else value for name, value in asdict(self).items()}
+
+
+def measure(
+    call: Callable[[], object],
+    *,
+    device: torch.device | str,
+    warmup: int = WARMUP_RUNS,
+    runs: int = TIMED_RUNS,
+    max_seconds: float | None = None,
+) -> Latency:
+    """Times a call, one after the other, each waited for, without gradients.
+
+    Args:
+        call: what to time; its answers are checked elsewhere, before.
+        device: where its work runs.
+        warmup: calls before the clock starts.
+        runs: calls that are timed.
+        max_seconds: time for all of it. Where the first calls (up to three, which count as warm-up) say that it would
+            take longer, warm-up and timed calls are cut in proportion, the timed ones to :data:`MIN_RUNS` at least.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+    return compare_latency({"": call}, device=device, warmup=warmup, runs=runs, max_seconds=max_seconds, rounds=1)[""]
+
+
+def compare_latency(
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    device: torch.device | str,
+    warmup: int = WARMUP_RUNS,
+    runs: int = TIMED_RUNS,
+    max_seconds: float | None = None,
+    rounds: int = 10,
+) -> dict[str, Latency]:
+    """Times several calls in turn, so that a machine whose speed drifts treats all alike.
+
+    The timed calls are spread over rounds. In each round every call has its share in one block, after one call that
+    is not timed and refills the caches; every other round goes through the calls backwards.
+
+    Args:
+        calls: what to time, by name.
+        device: where their work runs.
+        warmup: calls of each before the clock starts.
+        runs: calls of each that are timed.
+        max_seconds: as for :func:`measure`, for all calls together.
+        rounds: how often to change from one call to the next; no more than timed calls are used.
+
+    Returns:
+        A latency over all rounds for each name, in the order given.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+    for name, value, least in (("warmup", warmup, 0), ("runs", runs, 1), ("rounds", rounds, 1)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    if max_seconds is not None and not max_seconds > 0:
+        raise ValueError(f"max_seconds must be more than 0, got {max_seconds}; pass None for no limit")
+    clock = _Clock(torch.device(device))
+    with torch.no_grad():
+        if max_seconds is not None:
+            warmup, runs = _fit(calls, clock, warmup, runs, max_seconds)
+        for call in calls.values():
+            for _ in range(warmup):
+                call()
+        rounds = min(rounds, runs)
+        times = {name: _Times() for name in calls}
+        for number in range(rounds):
+            share = runs // rounds + (number < runs % rounds)
+            for name in list(calls) if number % 2 == 0 else reversed(list(calls)):
+                if rounds > 1:
+                    calls[name]()
+                clock.wait()
+                for _ in range(share):
+                    clock.time(calls[name], times[name])
+    return {name: measured.latency() for name, measured in times.items()}
+
+
+@dataclass
+class _Times:
+    """Milliseconds of each timed call."""
+
+    wall_ms: list[float] = field(default_factory=list)
+    device_ms: list[float] = field(default_factory=list)
+
+    def latency(self) -> Latency:
+        # Deciles need two values.
+        deciles = statistics.quantiles(self.wall_ms, n=10) if len(self.wall_ms) > 1 else self.wall_ms
+        return Latency(
+            median_ms=statistics.median(self.wall_ms),
+            p10_ms=deciles[0],
+            p90_ms=deciles[-1],
+            device_ms=statistics.median(self.device_ms) if self.device_ms else None,
+            runs=len(self.wall_ms),
+        )
+
+
+class _Clock:
+    """Times single calls on a device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._on_gpu = device.type == "cuda"
+
+    def wait(self) -> None:
+        """Returns when the device has nothing left to do."""
+        if self._on_gpu:
+            torch.cuda.synchronize(self._device)
+
+    def time(self, call: Callable[[], object], times: _Times) -> None:
+        """Adds one call's times; the device must be idle."""
+        if self._on_gpu:
+            stream = torch.cuda.current_stream(self._device)
+            start_event, end_event = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            start_event.record(stream)
+        start = time.perf_counter()
+        call()
+        if self._on_gpu:
+            end_event.record(stream)
+            self.wait()
+            times.device_ms.append(start_event.elapsed_time(end_event))
+        times.wall_ms.append((time.perf_counter() - start) * 1000)
+
+
+def _fit(
+    calls: Mapping[str, Callable[[], object]], clock: _Clock, warmup: int, runs: int, max_seconds: float
+) -> tuple[int, int]:
+    """How many warm-up and timed calls of each fit into a time, after the ones made here to find out."""
+    started = time.perf_counter()
+    seconds_a_turn = 0.0
+    for call in calls.values():
+        times = _Times()
+        clock.wait()
+        for _ in range(_ESTIMATE_RUNS):
+            clock.time(call, times)
+            if time.perf_counter() - started > max_seconds / 2:
+                break
+        seconds_a_turn += min(times.wall_ms) / 1000
+    left = max(0.0, max_seconds - (time.perf_counter() - started))
+    wanted = seconds_a_turn * (warmup + runs)
+    if wanted <= left:
+        return max(0, warmup - _ESTIMATE_RUNS), runs
+    share = left / wanted
+    return math.floor(warmup * share), max(min(MIN_RUNS, runs), math.floor(runs * share))

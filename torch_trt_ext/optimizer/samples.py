@@ -1,0 +1,422 @@
+"""What a model is run on while it is optimized: the user's test data, or tensors made from shapes and ranges."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from torch_trt_ext.optimizer.structures import (
+    describe,
+    detach_clone,
+    dtype_name,
+    flatten_tensors,
+    join_path,
+    map_tensors,
+)
+
+#: Seed of what is generated: the same shapes and ranges give the same tensors everywhere.
+_SEED = 0
+
+_SHAPE_EXAMPLE = 'write dimensions separated by "*", as in input_shapes=[["1*3*224*224", "1*512"]]'
+_RANGE_EXAMPLE = (
+    'write "[0.1, 0.4]" for float32, "[0, 255]" for int64, or "{0,1,2}" for a choice of int64, '
+    'as in input_ranges=[["[0.0, 1.0]", "[0, 255]"]]'
+)
+_DATA_EXAMPLE = "write test_data=[(images,)], a list of tuples, each with the arguments of one call"
+
+_NUMBER = r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*"
+_INTERVAL = re.compile(rf"\[{_NUMBER},{_NUMBER}\]")
+_CHOICE = re.compile(r"\{(\s*[-+]?\d+\s*(?:,\s*[-+]?\d+\s*)*)\}")
+_INTEGER = re.compile(r"[-+]?\d+")
+_INT64 = torch.iinfo(torch.int64)
+
+_Shape = tuple[int, ...]
+_Signature = tuple[tuple[_Shape, torch.dtype], ...]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What to run a model on.
+
+    Attributes:
+        items: the positional arguments of one call each; no memory is shared with the user's tensors or between items.
+        source: "user provided" or "generated", as in PAI-Blade's report.
+        message: what a reader of the report should know about them; may be empty.
+    """
+
+    items: list[tuple[Any, ...]]
+    source: Literal["user provided", "generated"]
+    message: str
+
+    @property
+    def shape_variation(self) -> Literal["undefined", "static", "dynamic"]:
+        """Whether shapes differ between items: "static" or "dynamic"; "undefined" where there is only one item."""
+        if len(self.items) == 1:
+            return "undefined"
+        shapes = {tuple(shape for shape, _ in _signature(item)) for item in self.items}
+        return "static" if len(shapes) == 1 else "dynamic"
+
+    def info(self) -> str:
+        """The tensors as PAI-Blade's report lists them, a line each: ``0 shape: (1, 3, 480, 640) data type: float32``.
+
+        The numbers count the tensors of an item. Other shapes that a tensor has in further items follow as lines with
+        its number.
+        """
+        lines: dict[str, None] = {}
+        for item in self.items:
+            for number, (shape, dtype) in enumerate(_signature(item)):
+                lines[f"{number} shape: {shape} data type: {dtype_name(dtype)}"] = None
+        return "\n".join(lines)
+
+
+def make_samples(
+    *,
+    test_data: Sequence[tuple[Any, ...]] | None,
+    input_shapes: Sequence[Any] | None = None,
+    input_ranges: Sequence[Any] | None = None,
+    inputs: Sequence[str] | None = None,
+    argument_names: Sequence[str],
+    device: torch.device | str,
+    profiles: Sequence[Mapping[str, Sequence[Sequence[int]]]] = (),
+) -> Samples:
+    """Collects what to run the model on.
+
+    Test data come first. Where there are none, each set of ``input_shapes`` makes one item; where there are, each set
+    makes the first item anew in other shapes. Then every profile adds the first item at its smallest, its optimal and
+    its largest shapes. A resized item whose shapes another item has already is left out.
+
+    Args:
+        test_data: a list of tuples, each with the positional arguments of one call. They are copied.
+        input_shapes: alternative sets of shapes, each a list with one shape per tensor, a string as ``"1*3*224*224"``
+            or a list of ints: ``[["1*3*224*224", "1*512"], ["4*3*224*224", "4*512"]]``. A single set needs no outer
+            list, and a single list of ints is a single shape.
+        input_ranges: for generated tensors, nested like ``input_shapes``; a single set holds for all of them.
+            ``"[0.1, 0.4]"`` is float32, uniform; ``"[0, 255]"``, both ends without a dot, is int64, both ends included;
+            ``"{0,1,2}"`` is a choice of int64. Without ranges, float32 in [0, 1).
+        inputs: names of the arguments (with test data, also paths as ``images.0``) that the shapes are for, in their
+            order. Without them the shapes are for the first arguments (with test data, for all tensors).
+        argument_names: what ``forward`` calls its arguments, in order, without ``self``.
+        device: where the tensors go; "gpu" is the current CUDA device.
+        profiles: as ``Config.shapes.profiles`` holds and has checked them: each from a name or path of a tensor to its
+            smallest, optimal and largest shape. Tensors that it does not name stay as they are.
+
+    Raises:
+        TypeError: an argument is of the wrong kind, as a tensor where a tuple of arguments belongs.
+        ValueError: neither data nor shapes; or names, shapes or ranges that cannot be read, or do not fit together.
+    """
+    target = torch.device("cuda" if device == "gpu" else device)
+    data = _check_data(test_data)
+    _check_inputs(inputs, argument_names)
+    sets = _parse_sets(input_shapes, "input_shapes", _is_shape, _parse_shape)
+    ranges = _parse_sets(input_ranges, "input_ranges", _is_range, _parse_range)
+    if not data and not sets:
+        raise ValueError(
+            "optimize() needs something to run the model on: give test_data=[(images,)], a list of tuples of "
+            'arguments, or input_shapes=[["1*3*224*224"]], one string for each input tensor'
+        )
+    if not data:
+        items = _generate(sets, ranges, inputs, argument_names)
+        source: Literal["user provided", "generated"] = "generated"
+        message = "Inputs were generated from input_shapes; real test_data makes accuracy and speed more telling."
+        resized_items: list[tuple[Any, ...]] = []
+    else:
+        items = data
+        source = "user provided"
+        message = "input_ranges was not used: values come from test_data." if ranges else ""
+        resized_items = [
+            _at_set(items[0], shapes, f"input_shapes[{number}]", inputs, argument_names)
+            for number, shapes in enumerate(sets)
+        ]
+    for number, profile in enumerate(profiles):
+        resized_items += _at_profile(items[0], profile, f"shape profile {number}", argument_names)
+    seen = {_signature(item) for item in items}
+    for item in resized_items:
+        if _signature(item) not in seen:
+            seen.add(_signature(item))
+            items.append(item)
+    return Samples([detach_clone(item, target) for item in items], source, message)
+
+
+def resized(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """A tensor cropped, or repeated by starting again at index 0, along each dimension; its values stay real ones.
+
+    Args:
+        tensor: any dtype and device.
+        shape: as many dimensions as the tensor has.
+
+    Returns:
+        A new contiguous tensor.
+
+    Raises:
+        ValueError: another number of dimensions, a negative size, or nothing to repeat.
+    """
+    target = tuple(shape)
+    if len(target) != tensor.dim() or any(size < 0 for size in target):
+        raise ValueError(
+            f"a tensor of shape {tuple(tensor.shape)} needs a new shape of {tensor.dim()} dimensions, none negative, "
+            f"got {target}"
+        )
+    for dim, (old, new) in enumerate(zip(tensor.shape, target, strict=True)):
+        if old == 0 and new > 0:
+            raise ValueError(
+                f"a tensor of shape {tuple(tensor.shape)} has nothing to repeat along dimension {dim}, so it cannot "
+                f"take shape {target}; give test_data with elements there"
+            )
+        if new <= old:
+            tensor = tensor.narrow(dim, 0, new)
+    for dim, new in enumerate(target):
+        if new > tensor.shape[dim]:
+            tensor = tensor.index_select(dim, torch.arange(new, device=tensor.device) % tensor.shape[dim])
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _signature(item: tuple[Any, ...]) -> _Signature:
+    return tuple((tuple(tensor.shape), tensor.dtype) for _, tensor in flatten_tensors(item))
+
+
+def _check_data(test_data: object) -> list[tuple[Any, ...]]:
+    if test_data is None:
+        return []
+    if not isinstance(test_data, list):
+        raise TypeError(f"test_data must be a list of tuples, got {_kind(test_data)}; {_DATA_EXAMPLE}")
+    for number, item in enumerate(test_data):
+        if not isinstance(item, tuple):
+            wrap = "[(images,)]" if isinstance(item, Tensor) else f"[({describe(item)},)] if that is one argument"
+            raise TypeError(
+                f"test_data[{number}] must be a tuple of arguments, got {_kind(item)}; wrap it in a tuple: {wrap}"
+            )
+    return list(test_data)
+
+
+def _kind(value: object) -> str:
+    return f"a tensor, {describe(value)}" if isinstance(value, Tensor) else f"{type(value).__name__}, {describe(value)}"
+
+
+def _check_inputs(inputs: Sequence[str] | None, argument_names: Sequence[str]) -> None:
+    if inputs is None:
+        return
+    if isinstance(inputs, str) or not all(isinstance(name, str) for name in inputs):
+        raise TypeError(f"inputs must be a list of names, got {inputs!r}; the model has {list(argument_names)}")
+    if len(set(inputs)) < len(inputs):
+        raise ValueError(f"inputs must name each input once, got {list(inputs)}")
+    unknown = [name for name in inputs if name.partition(".")[0] not in argument_names]
+    if unknown:
+        raise ValueError(f"inputs names {unknown}, which forward does not take; it takes {list(argument_names)}")
+
+
+def _parse_sets(
+    value: object, subject: str, is_one: Callable[[object], bool], parse: Callable[[object, str], Any]
+) -> list[list[Any]]:
+    """Reads alternative sets; what is plainly a single entry or a single set is put into the lists that it lacks."""
+    if value is None:
+        return []
+    if is_one(value):
+        value = [[value]]
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"{subject} must be a list of lists, got {describe(value)}")
+    if value and all(is_one(element) for element in value):
+        value = [value]
+    sets = []
+    for number, entries in enumerate(value):
+        where = f"{subject}[{number}]"
+        if not isinstance(entries, (list, tuple)):
+            raise TypeError(f"{where} must be a list with one entry for each input tensor, got {describe(entries)}")
+        if not entries:
+            raise ValueError(f"{where} must have one entry for each input tensor, got none")
+        sets.append([parse(entry, f"{where}[{index}]") for index, entry in enumerate(entries)])
+    return sets
+
+
+def _is_shape(value: object) -> bool:
+    """Whether a value is one shape wherever it stands; an empty list is one only inside a set."""
+    if isinstance(value, str):
+        return True
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(size, int) for size in value)
+
+
+def _parse_shape(value: object, where: str) -> _Shape:
+    if isinstance(value, str):
+        sizes = value.split("*")
+        if not all(_INTEGER.fullmatch(size.strip()) for size in sizes):
+            raise ValueError(f"{where} must be a shape, got {value!r}; {_SHAPE_EXAMPLE}")
+        shape = tuple(int(size) for size in sizes)
+    elif isinstance(value, (list, tuple)) and all(isinstance(size, int) for size in value):
+        shape = tuple(value)
+    else:
+        raise TypeError(f"{where} must be a string or a list of ints, got {describe(value)}; {_SHAPE_EXAMPLE}")
+    if any(size < 1 for size in shape):
+        raise ValueError(
+            f"{where} must have sizes of 1 or more, got {value!r}; sizes that vary are several sets, "
+            'as [["1*3*224*224"], ["8*3*224*224"]]'
+        )
+    return shape
+
+
+@dataclass(frozen=True)
+class _Range:
+    """Values to draw from.
+
+    Attributes:
+        low: smallest value.
+        high: largest value.
+        choice: all values, where they are listed.
+        whole: whether the tensor is int64; float32 otherwise.
+    """
+
+    low: float
+    high: float
+    choice: tuple[int, ...] = ()
+    whole: bool = False
+
+    def draw(self, shape: _Shape, generator: torch.Generator) -> Tensor:
+        if self.choice:
+            values = torch.tensor(self.choice, dtype=torch.int64)
+            return values[torch.randint(len(self.choice), shape, generator=generator)]
+        if self.whole:
+            return torch.randint(int(self.low), int(self.high) + 1, shape, generator=generator)
+        uniform = torch.rand(shape, generator=generator, dtype=torch.float32)
+        # Rounding to float32 may pass the upper end.
+        return (self.low + uniform * (self.high - self.low)).clamp_(self.low, self.high)
+
+
+_DEFAULT_RANGE = _Range(0.0, 1.0)
+
+
+def _is_range(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _parse_range(value: object, where: str) -> _Range:
+    if not isinstance(value, str):
+        raise TypeError(f"{where} must be a string, got {describe(value)}; {_RANGE_EXAMPLE}")
+    if match := _CHOICE.fullmatch(value.strip()):
+        choice = tuple(int(number) for number in match[1].split(","))
+        parsed = _Range(min(choice), max(choice), choice, whole=True)
+    elif match := _INTERVAL.fullmatch(value.strip()):
+        if all(_INTEGER.fullmatch(end) for end in match.groups()):
+            parsed = _Range(int(match[1]), int(match[2]), whole=True)
+        else:
+            parsed = _Range(float(match[1]), float(match[2]))
+    else:
+        raise ValueError(f"{where} must be a range, got {value!r}; {_RANGE_EXAMPLE}")
+    if parsed.low > parsed.high:
+        raise ValueError(f"{where} must go from the smaller to the larger end, got {value!r}")
+    # One less than the largest int64, since randint excludes its upper end; half of float32's, so that a width fits.
+    limit = _INT64.max - 1 if parsed.whole else torch.finfo(torch.float32).max / 2
+    if max(-parsed.low, parsed.high) > limit:
+        raise ValueError(f"{where} must stay within {limit} of 0, got {value!r}")
+    return parsed
+
+
+def _generate(
+    sets: list[list[_Shape]],
+    ranges: list[list[_Range]],
+    inputs: Sequence[str] | None,
+    argument_names: Sequence[str],
+) -> list[tuple[Any, ...]]:
+    """One item for each set of shapes, in the order of forward's arguments."""
+    if len(ranges) not in (0, 1, len(sets)):
+        raise ValueError(
+            f"input_ranges must have one set, or as many as input_shapes, which has {len(sets)}, got {len(ranges)}"
+        )
+    generator = torch.Generator().manual_seed(_SEED)
+    items = []
+    for number, shapes in enumerate(sets):
+        if inputs is None and len(shapes) > len(argument_names):
+            raise ValueError(
+                f"input_shapes[{number}] must have one shape for each of forward's arguments {list(argument_names)} "
+                f"at most, got {len(shapes)}; for nested arguments give test_data"
+            )
+        names = list(inputs) if inputs is not None else list(argument_names[: len(shapes)])
+        if len(names) != len(shapes):
+            raise ValueError(
+                f"input_shapes[{number}] must have one shape for each of inputs {names}, got {len(shapes)}"
+            )
+        if set(names) != set(argument_names[: len(names)]):
+            raise ValueError(
+                f"inputs must name the first arguments of forward, which takes {list(argument_names)}, got {names}; "
+                "give test_data to leave one out or to reach into nested arguments"
+            )
+        drawn = ranges[number % len(ranges)] if ranges else [_DEFAULT_RANGE] * len(shapes)
+        if len(drawn) != len(shapes):
+            raise ValueError(
+                f"input_ranges[{number % len(ranges)}] must have one range for each of the {len(shapes)} shapes of "
+                f"input_shapes[{number}], got {len(drawn)}"
+            )
+        tensors = {
+            name: values.draw(shape, generator) for name, shape, values in zip(names, shapes, drawn, strict=True)
+        }
+        items.append(tuple(tensors[name] for name in argument_names[: len(names)]))
+    return items
+
+
+def _tensors_by_path(item: tuple[Any, ...], argument_names: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors of an item, depth first. A path starts with the argument's name, a variadic's with its position."""
+    found = {}
+    for position, argument in enumerate(item):
+        root = argument_names[position] if position < len(argument_names) else str(position)
+        for path, tensor in flatten_tensors(argument):
+            found[join_path(root, path) if path else root] = tensor
+    return found
+
+
+def _at_set(
+    item: tuple[Any, ...],
+    shapes: list[_Shape],
+    where: str,
+    inputs: Sequence[str] | None,
+    argument_names: Sequence[str],
+) -> tuple[Any, ...]:
+    """An item of the test data in the shapes of one set of ``input_shapes``."""
+    tensors = _tensors_by_path(item, argument_names)
+    names = list(inputs) if inputs is not None else list(tensors)
+    if len(shapes) != len(names):
+        raise ValueError(f"{where} must have one shape for each of {names}, got {len(shapes)}")
+    for name, shape in zip(names, shapes, strict=True):
+        _check_target(where, name, shape, tensors)
+    return _with_shapes(item, dict(zip(names, shapes, strict=True)), argument_names)
+
+
+def _at_profile(
+    item: tuple[Any, ...],
+    profile: Mapping[str, Sequence[Sequence[int]]],
+    where: str,
+    argument_names: Sequence[str],
+) -> list[tuple[Any, ...]]:
+    """An item at a profile's smallest, optimal and largest shapes."""
+    tensors = _tensors_by_path(item, argument_names)
+    at: list[dict[str, _Shape]] = [{}, {}, {}]
+    for name, triple in profile.items():
+        for targets, shape in zip(at, triple, strict=True):
+            targets[name] = tuple(shape)
+            _check_target(where, name, targets[name], tensors)
+    return [_with_shapes(item, targets, argument_names) for targets in at]
+
+
+def _check_target(where: str, name: str, shape: _Shape, tensors: Mapping[str, Tensor]) -> None:
+    if name not in tensors:
+        raise ValueError(
+            f"{where} names {name!r}, which is no tensor of the first item; its tensors are {list(tensors)}"
+        )
+    if len(shape) != tensors[name].dim():
+        raise ValueError(
+            f"{where} must give {name!r} as many dimensions as its tensor in the first item has, "
+            f"{describe(tensors[name])}, got {shape}"
+        )
+
+
+def _with_shapes(item: tuple[Any, ...], shapes: Mapping[str, _Shape], argument_names: Sequence[str]) -> tuple[Any, ...]:
+    """An item with the tensors at some paths resized."""
+    paths = iter(_tensors_by_path(item, argument_names))
+
+    def replace(tensor: Tensor) -> Tensor:
+        shape = shapes.get(next(paths))
+        return tensor if shape is None else resized(tensor, shape)
+
+    rebuilt: tuple[Any, ...] = map_tensors(item, replace)
+    return rebuilt

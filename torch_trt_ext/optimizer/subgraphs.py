@@ -1,0 +1,384 @@
+"""Subgraphs of a prepared model: out of it, to ONNX, to engines, and checked against themselves."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor
+
+from torch_trt_ext import _C
+from torch_trt_ext.config import Config
+from torch_trt_ext.optimizer import engine_module, observation, onnx_export, support
+from torch_trt_ext.optimizer.accuracy import Comparison, compare
+from torch_trt_ext.optimizer.engine_builder import BuiltEngine, EngineBuilder, Precision, ShapeRanges
+from torch_trt_ext.optimizer.latency import Latency, compare_latency
+
+#: Largest finite numbers.
+_LARGEST = {"float16": 65504.0, "bfloat16": 3.38e38, "float32": float("inf")}
+
+
+@dataclass
+class Subgraph:
+    """One subgraph on its way to becoming an engine.
+
+    Attributes:
+        index: its number in the partition.
+        name: of the submodule that will take its place.
+        nodes: numbers of its nodes.
+        inputs: numbers of its input values.
+        outputs: numbers of its output values.
+        with_data: for each output, whether more than its shape is read.
+        operators: how many operators do more than look at data in another way.
+        fallback: the subgraph as a ScriptModule on lists of tensors.
+        calls: recorded inputs of some calls.
+        model: in ONNX, float32.
+        engine_inputs: which of the inputs the ONNX model has.
+        ranges: shapes of these, one mapping a profile.
+    """
+
+    index: int
+    name: str
+    nodes: list[int]
+    inputs: list[int]
+    outputs: list[int]
+    with_data: list[bool]
+    operators: int
+    fallback: Any
+    calls: list[list[Tensor]] = field(default_factory=list)
+    model: onnx.ModelProto | None = None
+    engine_inputs: list[int] = field(default_factory=list)
+    ranges: ShapeRanges = ()
+
+    @property
+    def data_outputs(self) -> list[int]:
+        """Positions of the outputs that the engine gives."""
+        return [position for position, with_data in enumerate(self.with_data) if with_data]
+
+
+@dataclass
+class Candidate:
+    """A subgraph's engine, and what was measured of it.
+
+    Attributes:
+        subgraph: what it would replace.
+        precision: what it computes in.
+        built: the plan.
+        engine: the engine object.
+        build_seconds: time to build it or to find it in the cache, and to load it.
+        comparison: its outputs against the subgraph's in float32, the worst of the recorded calls.
+        engine_latency: of the engine.
+        torch_latency: of the subgraph.
+        rejected: why it is not used, or empty.
+    """
+
+    subgraph: Subgraph
+    precision: Precision
+    built: BuiltEngine
+    engine: Any
+    build_seconds: float
+    comparison: Comparison | None = None
+    engine_latency: Latency | None = None
+    torch_latency: Latency | None = None
+    rejected: str = ""
+
+
+class Unconvertible(Exception):
+    """Some nodes of a subgraph cannot be in an engine.
+
+    Attributes:
+        reasons: why, by node number.
+    """
+
+    def __init__(self, reasons: dict[int, str]) -> None:
+        super().__init__("; ".join(sorted(set(reasons.values()))))
+        self.reasons = reasons
+
+
+class SubgraphFactory:
+    """Makes the subgraphs of one partition of a prepared model.
+
+    Args:
+        prepared: the model, divided.
+        nodes: its nodes.
+        session: what was seen of its values.
+        profile_sessions: for each profile, what was seen within it, and at its optimal shapes.
+        builder: what the engines are built with.
+        device: where the model runs.
+    """
+
+    def __init__(
+        self,
+        prepared: _C.PreparedModel,
+        nodes: Sequence[_C.NodeInfo],
+        session: _C.Session,
+        profile_sessions: Sequence[tuple[_C.Session, _C.Session]],
+        builder: EngineBuilder,
+        device: torch.device,
+    ) -> None:
+        self._prepared = prepared
+        self._nodes = nodes
+        self._session = session
+        self._profiles = profile_sessions
+        self._builder = builder
+        self._device = device
+        self._values = session.values
+        self._facts = {
+            value: _C.TensorFacts(
+                record.dtype,
+                [
+                    least if least == most else -1
+                    for least, most in zip(record.min_shape, record.max_shape, strict=True)
+                ],
+            )
+            for value, record in self._values.items()
+            if record.consistent
+        }
+
+    def take(self, index: int, *, keep_fallback: bool) -> Subgraph:
+        """The subgraph of this number."""
+        prepared = self._prepared
+        outputs = prepared.subgraph_outputs(index)
+        inputs = prepared.subgraph_inputs(index)
+        with_data = prepared.subgraph_outputs_with_data(index)
+        varies = any(self._dynamic_dims(value) for value in [*inputs, *outputs])
+        if varies or not keep_fallback or not any(with_data):
+            # Only an engine for one shape knows its outputs' shapes without computing them.
+            with_data = [True] * len(outputs)
+        return Subgraph(
+            index=index,
+            name=f"engine_{index}",
+            nodes=prepared.subgraph_nodes(index),
+            inputs=inputs,
+            outputs=outputs,
+            with_data=with_data,
+            operators=prepared.subgraph_operators(index),
+            fallback=torch.jit._recursive.wrap_cpp_module(prepared.fallback(index)),
+        )
+
+    def _dynamic_dims(self, value: int) -> list[int]:
+        record = self._values[value]
+        shapes = zip(record.min_shape, record.max_shape, strict=True)
+        return [dim for dim, (least, most) in enumerate(shapes) if least != most]
+
+    def convert(self, subgraph: Subgraph) -> None:
+        """Fills in the subgraph's ONNX model and its shapes.
+
+        Raises:
+            Unconvertible: some of its nodes have no ONNX form, or one that the engine library refuses.
+        """
+        try:
+            model = self._export(subgraph, self._prepared.subgraph_length(subgraph.index))
+        except onnx_export.ExportError as error:
+            raise Unconvertible(self._blame(subgraph, error)) from error
+        refusals = self._builder.refusals(model)
+        if refusals:
+            raise Unconvertible(self._blame_refused(subgraph, model, refusals))
+        _keep_outputs(model, subgraph.data_outputs)
+        subgraph.model = model
+        names = {f"{onnx_export.INPUT_PREFIX}{position}": position for position in range(len(subgraph.inputs))}
+        subgraph.engine_inputs = [names[value.name] for value in model.graph.input]
+        subgraph.ranges = self._ranges(subgraph)
+
+    def _export(self, subgraph: Subgraph, node_count: int) -> onnx.ModelProto:
+        graph = self._prepared.engine_graph(subgraph.index, self._facts, self._device.type, node_count)
+        examples = []
+        for value in subgraph.inputs:
+            record = self._values[value]
+            examples.append(
+                torch.zeros(record.max_shape, dtype=support.DTYPES[record.dtype], device=self._device)
+            )
+        return onnx_export.export(graph, examples, [self._dynamic_dims(value) for value in subgraph.inputs])
+
+    def _blame(self, subgraph: Subgraph, error: onnx_export.ExportError) -> dict[int, str]:
+        reason = f"has no ONNX form: {error}"
+        if error.operator:
+            named = [number for number in subgraph.nodes if self._nodes[number].kind == error.operator]
+            if named:
+                return dict.fromkeys(named, reason)
+        # The first node without which the export succeeds.
+        works, fails = 0, self._prepared.subgraph_length(subgraph.index)
+        while fails - works > 1:
+            middle = (works + fails) // 2
+            try:
+                self._export(subgraph, middle)
+                works = middle
+            except onnx_export.ExportError as partial:
+                fails, reason = middle, f"has no ONNX form: {partial}"
+        return {self._prepared.subgraph_node(subgraph.index, fails - 1): reason}
+
+    def _blame_refused(
+        self, subgraph: Subgraph, model: onnx.ModelProto, refusals: Sequence[Any]
+    ) -> dict[int, str]:
+        reasons = {}
+        for refusal in refusals:
+            for node in model.graph.node:
+                if node.name == refusal.name or (not refusal.name and node.op_type == refusal.op_type):
+                    number = onnx_export.node_of(node.name)
+                    if number is not None:
+                        reasons[number] = f"is refused as {node.op_type}: {refusal.reason}"
+        members = set(subgraph.nodes)
+        blamed = {number: reason for number, reason in reasons.items() if number in members}
+        # Nobody to blame: the whole subgraph stays.
+        return blamed or dict.fromkeys(subgraph.nodes, f"is in a subgraph that is refused: {refusals[0].reason}")
+
+    def _ranges(self, subgraph: Subgraph) -> ShapeRanges:
+        opt = [tuple(tensor.shape) for tensor in subgraph.calls[0]]
+        whole = [(self._session, {value: opt[position] for position, value in enumerate(subgraph.inputs)})]
+        for within, at_opt in self._profiles:
+            if all(value in within.values and value in at_opt.values for value in subgraph.inputs):
+                shapes = {value: tuple(at_opt.values[value].max_shape) for value in subgraph.inputs}
+                whole.append((within, shapes))
+        # The range over everything is one profile; where the user gave profiles, theirs stand in its place.
+        chosen = whole[1:] or whole[:1]
+        ranges = []
+        for session, tuned in chosen:
+            profile = {}
+            for position in subgraph.engine_inputs:
+                value = subgraph.inputs[position]
+                record = session.values[value]
+                middle = [
+                    min(max(size, least), most)
+                    for size, least, most in zip(tuned[value], record.min_shape, record.max_shape, strict=True)
+                ]
+                profile[f"{onnx_export.INPUT_PREFIX}{position}"] = (record.min_shape, middle, record.max_shape)
+            ranges.append(profile)
+        return ranges
+
+    def sensitive(self, subgraph: Subgraph, precision: Precision) -> dict[str, str]:
+        """Names of the ONNX nodes that do not fit the precision, with the reason."""
+        assert subgraph.model is not None
+        numbers = support.find_sensitive(self._nodes, set(subgraph.nodes), self._values, _LARGEST[precision])
+        reasons = {}
+        for node in subgraph.model.graph.node:
+            number = onnx_export.node_of(node.name)
+            if number in numbers:
+                reasons[node.name] = numbers[number]
+        return reasons
+
+    def build(self, subgraph: Subgraph, precision: Precision) -> Candidate:
+        """Builds and loads the engine.
+
+        Raises:
+            RuntimeError: it cannot be built or loaded.
+            ValueError: likewise.
+        """
+        assert subgraph.model is not None
+        start = time.perf_counter()
+        what = f"subgraph {subgraph.index} ({subgraph.operators} operators)"
+        built = self._builder.build(
+            subgraph.model, subgraph.ranges, precision, self.sensitive(subgraph, precision), what
+        )
+        engine = self._builder.load(built.plan)
+        return Candidate(subgraph, precision, built, engine, time.perf_counter() - start)
+
+
+def _keep_outputs(model: onnx.ModelProto, positions: Sequence[int]) -> None:
+    names = {f"{onnx_export.OUTPUT_PREFIX}{position}" for position in positions}
+    for index in reversed(range(len(model.graph.output))):
+        if model.graph.output[index].name not in names:
+            del model.graph.output[index]
+
+
+def record_calls(prepared: _C.PreparedModel, subgraphs: Sequence[Subgraph], items: Sequence[tuple[Any, ...]]) -> None:
+    """Runs the model on all items and fills in each subgraph's recorded calls."""
+    for item in items:
+        with observation.session(max_calls=2) as number:
+            recorders = {}
+            for subgraph in subgraphs:
+                recorder = engine_module.RecordingSubgraph(subgraph.fallback, number, subgraph.index)
+                recorders[subgraph.index] = (subgraph.name, torch.jit.script(recorder)._c)
+            observation.run(torch.jit._recursive.wrap_cpp_module(prepared.assembled(recorders)), [item])
+            calls = _C.read_session(number).calls
+        for subgraph in subgraphs:
+            subgraph.calls += calls.get(subgraph.index, [])
+
+
+def engine_call(candidate: Candidate, call: Sequence[Tensor]) -> list[Tensor]:
+    """Runs a candidate's engine on a recorded call; only outputs with data."""
+    given = [call[position] for position in candidate.subgraph.engine_inputs]
+    return list(candidate.engine.forward(given))
+
+
+def verify(candidate: Candidate, config: Config) -> None:
+    """Compares the engine with its subgraph in float32, and fills in the comparison and why it is rejected, if it is."""
+    subgraph = candidate.subgraph
+    for call in subgraph.calls:
+        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            expected = subgraph.fallback(list(call))
+        expected = [expected[position] for position in subgraph.data_outputs]
+        comparison = compare(expected, engine_call(candidate, call))
+        if candidate.comparison is None or comparison.relative > candidate.comparison.relative:
+            candidate.comparison = comparison
+    comparison = candidate.comparison
+    assert comparison is not None
+    limit = config.accuracy.max_relative_error
+    if not config.accuracy.check or comparison.within(limit):
+        return
+    forgiven = config.gpu_config.disable_fp16_accuracy_check and candidate.precision != "float32"
+    if not forgiven or not comparison.within(float("inf")):
+        candidate.rejected = f"its engine in {candidate.precision} is not accurate: {comparison.explain(limit)}"
+
+
+def time_against_torch(candidate: Candidate, config: Config, device: torch.device) -> None:
+    """Times the engine and its subgraph in turn, and rejects an engine that is not faster."""
+    subgraph = candidate.subgraph
+    call = subgraph.calls[0]
+    timing = config.timing
+    calls: dict[str, Callable[[], object]] = {
+        "torch": lambda: subgraph.fallback(call),
+        "engine": lambda: engine_call(candidate, call),
+    }
+    latencies = compare_latency(
+        calls,
+        device=device,
+        warmup=timing.subgraph_warmup_runs,
+        runs=timing.subgraph_timed_runs,
+        max_seconds=timing.max_seconds,
+    )
+    candidate.torch_latency, candidate.engine_latency = latencies["torch"], latencies["engine"]
+    speedup = candidate.torch_latency.median_ms / candidate.engine_latency.median_ms
+    if timing.compare and speedup < timing.min_speedup:
+        candidate.rejected = (
+            f"its engine is not faster: {candidate.engine_latency.median_ms:.3g} ms against "
+            f"{candidate.torch_latency.median_ms:.3g} ms in PyTorch"
+        )
+
+
+def make_replacement(candidate: Candidate, *, keep_fallback: bool) -> torch.jit.ScriptModule:
+    """The module that takes the subgraph's place."""
+    subgraph = candidate.subgraph
+    every_input = subgraph.engine_inputs == list(range(len(subgraph.inputs)))
+    module: torch.nn.Module
+    if not keep_fallback:
+        module = engine_module.EngineOnly(candidate.engine, subgraph.engine_inputs)
+    elif every_input and all(subgraph.with_data):
+        module = engine_module.EngineWithSubgraph(candidate.engine, subgraph.fallback)
+    else:
+        example = subgraph.fallback(list(subgraph.calls[0]))
+        others = [position for position in range(len(subgraph.inputs)) if position not in subgraph.engine_inputs]
+        shaped = [position for position, with_data in enumerate(subgraph.with_data) if not with_data]
+        module = engine_module.EngineOrSubgraph(
+            candidate.engine,
+            subgraph.fallback,
+            engine_inputs=subgraph.engine_inputs,
+            other_inputs=others,
+            other_shapes=[list(subgraph.calls[0][position].shape) for position in others],
+            data_outputs=subgraph.data_outputs,
+            shape_outputs=shaped,
+            shapes=[list(example[position].shape) for position in shaped],
+            like=[example[position].new_zeros(1) for position in shaped],
+        )
+    script: torch.jit.ScriptModule = torch.jit.script(module)
+    return script
+
+
+def first_sentence(error: BaseException) -> str:
+    """The first line of an error's message, without torch's trace of C++ frames."""
+    text = re.split(r"\nException raised from|\n", str(error).strip())[0]
+    return text[:400] or type(error).__name__

@@ -1,0 +1,193 @@
+"""What a run of optimize() found, and the report that is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch_trt_ext._C import NodeInfo, Session
+from torch_trt_ext.config import Config
+from torch_trt_ext.optimizer.accuracy import Comparison
+from torch_trt_ext.optimizer.engine_builder import EngineBuilder, Precision
+from torch_trt_ext.optimizer.latency import Latency
+from torch_trt_ext.optimizer.model_input import ModelInput
+from torch_trt_ext.optimizer.report import NO_INPUT_INFORMATION, Overall, PassResult, Report, build_report
+from torch_trt_ext.optimizer.samples import Samples
+from torch_trt_ext.optimizer.subgraphs import Candidate
+from torch_trt_ext.optimizer.support import count_flops, occurrences
+
+
+@dataclass
+class Outcome:
+    """Everything the report is made of.
+
+    Attributes:
+        source: the model as it came.
+        samples: what it was run on.
+        config: the options.
+        builder: what the engines were built with.
+        remarks: sentences for the diagnosis.
+        nodes: of the prepared model.
+        session: what was seen of its values.
+        left: why a node stays in PyTorch, by node number.
+        candidates: engines that were built.
+        accepted: those that are in the optimized model.
+        precision: what the engines were tried in last.
+        comparison: the whole model's worst error.
+        original: latency of the model as it was.
+        optimized: latency with the engines.
+    """
+
+    source: ModelInput
+    samples: Samples
+    config: Config
+    builder: EngineBuilder
+    remarks: list[str] = field(default_factory=list)
+    nodes: Sequence[NodeInfo] = ()
+    session: Session | None = None
+    left: dict[int, str] = field(default_factory=dict)
+    candidates: list[Candidate] = field(default_factory=list)
+    accepted: list[Candidate] = field(default_factory=list)
+    precision: Precision = "float32"
+    comparison: Comparison | None = None
+    original: Latency | None = None
+    optimized: Latency | None = None
+
+    def leave(self, nodes: Iterable[int], reasons: Mapping[int, str]) -> None:
+        """Notes why nodes stay in PyTorch; those without a reason of their own belong to a subgraph that stays."""
+        for number in nodes:
+            self.left[number] = reasons.get(number, "is in a subgraph that stays, since others of its nodes have to")
+
+
+def summarize(outcome: Outcome) -> Report:
+    """Makes the report."""
+    samples = outcome.samples
+    original = outcome.original.median_ms if outcome.original else float("nan")
+    effective = bool(outcome.accepted)
+    optimized = outcome.optimized.median_ms if effective and outcome.optimized else original
+    passes = []
+    if outcome.nodes:
+        measured = outcome.optimized.median_ms if outcome.optimized else original
+        status = "effective" if effective else "not effective"
+        passes.append(PassResult(outcome.builder.pass_name(outcome.precision), status, original, measured))  # type: ignore[arg-type]
+    return build_report(
+        config=outcome.config,
+        device_type=outcome.builder.device_type,
+        input_format=outcome.source.input_format,
+        test_data=samples.items,
+        passes=passes,
+        overall=Overall(original, optimized),
+        model_path=outcome.source.name,
+        test_data_source=samples.source,
+        shape_variation=samples.shape_variation,
+        message=_message(outcome),
+        engines=[_describe(candidate, outcome) for candidate in outcome.accepted],
+        left_in_torch=_left(outcome),
+        accuracy=_accuracy(outcome),
+        coverage=_coverage(outcome),
+    )
+
+
+def _message(outcome: Outcome) -> str:
+    sentences = [outcome.samples.message, *outcome.remarks]
+    text = "; ".join(sentence for sentence in sentences if sentence)
+    if not text and outcome.samples.shape_variation == "undefined":
+        return NO_INPUT_INFORMATION
+    return text
+
+
+def _describe(candidate: Candidate, outcome: Outcome) -> dict[str, Any]:
+    assert candidate.comparison is not None
+    plan = candidate.built.plan
+    ranges = {
+        name: [{"min": least, "opt": tuned, "max": most} for least, tuned, most in shapes]
+        for name, shapes in _by_input(candidate).items()
+    }
+    timed = {}
+    if candidate.engine_latency and candidate.torch_latency:
+        timed = {
+            "engine": candidate.engine_latency.as_dict(),
+            "torch": candidate.torch_latency.as_dict(),
+            "speedup": round(candidate.torch_latency.median_ms / candidate.engine_latency.median_ms, 3),
+        }
+    return {
+        "name": candidate.subgraph.name,
+        "backend": plan.backend,
+        "precision": candidate.precision,
+        "operators": candidate.subgraph.operators,
+        "nodes": len(candidate.subgraph.nodes),
+        "inputs": [
+            {"name": name, "dtype": word, "shapes": ranges.get(name, [])}
+            for name, word in zip(plan.input_names, plan.input_types, strict=True)
+        ],
+        "outputs": [
+            {"name": name, "dtype": word} for name, word in zip(plan.output_names, plan.output_types, strict=True)
+        ],
+        "plan_bytes": len(plan.data),
+        "build_seconds": round(candidate.build_seconds, 3),
+        "from_cache": candidate.built.from_cache,
+        "kept_float32": candidate.built.kept_float32,
+        "error": candidate.comparison.summary(),
+        "latency": timed,
+    }
+
+
+def _by_input(candidate: Candidate) -> dict[str, list[Any]]:
+    by_input: dict[str, list[Any]] = {}
+    for profile in candidate.subgraph.ranges:
+        for name, shapes in profile.items():
+            by_input.setdefault(name, []).append([list(shape) for shape in shapes])
+    return by_input
+
+
+def _left(outcome: Outcome) -> list[dict[str, Any]]:
+    names = occurrences(outcome.nodes)
+    covered = _covered(outcome)
+    entries = []
+    for number in sorted(outcome.left):
+        node = outcome.nodes[number]
+        if number in covered or node.kind == "prim::Constant":
+            continue
+        source = ", ".join(part for part in (node.source, node.module_path) if part)
+        entries.append({"node": names[number], "source": source, "reason": outcome.left[number]})
+    return entries
+
+
+def _covered(outcome: Outcome) -> set[int]:
+    return {number for candidate in outcome.accepted for number in candidate.subgraph.nodes}
+
+
+def _accuracy(outcome: Outcome) -> dict[str, Any]:
+    limits = outcome.config.accuracy
+    accuracy: dict[str, Any] = {
+        "checked": limits.check and outcome.config.check_model,
+        "max_relative_error": limits.max_relative_error,
+        "max_model_relative_error": limits.max_model_relative_error,
+    }
+    if outcome.comparison is not None:
+        accuracy["model"] = outcome.comparison.summary()
+    return accuracy
+
+
+def _coverage(outcome: Outcome) -> dict[str, Any]:
+    if outcome.session is None:
+        return {}
+    covered = _covered(outcome)
+    operators = [
+        node for node in outcome.nodes if node.kind.startswith("aten::") and node.outputs and _ran(node, outcome.session)
+    ]
+    flops = {node.id: count_flops(node, outcome.session.values) for node in operators}
+    total = sum(flops.values())
+    inside = [node for node in operators if node.id in covered]
+    return {
+        "engines": len(outcome.accepted),
+        "operators": len(inside),
+        "operators_total": len(operators),
+        "compute": round(sum(flops[node.id] for node in inside) / total, 4) if total else 0.0,
+        "gflops_total": round(total / 1e9, 3),
+    }
+
+
+def _ran(node: NodeInfo, session: Session) -> bool:
+    return any(value in session.values for value in node.outputs)
