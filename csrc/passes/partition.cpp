@@ -136,7 +136,7 @@ void Partitioner::divide_block(Block* block, Partition& partition) const {
   bool engines_turn = false;
   while (waiting > 0) {
     Subgraph subgraph;
-    std::vector<Node*> beside;
+    std::vector<Node*> plain;
     // One pass in program order takes all that can be taken, since dependencies point backwards.
     for (size_t index = 0; index < nodes.size(); ++index) {
       Node* const node = nodes[index];
@@ -150,9 +150,11 @@ void Partitioner::divide_block(Block* block, Partition& partition) const {
       --waiting;
       if (role == Role::kOperator) {
         subgraph.nodes.push_back(node);
+        subgraph.with_plain_nodes.push_back(node);
         subgraph.operators += is_trivial(node) ? 0 : 1;
       } else if (engines_turn) {
-        beside.push_back(node);
+        plain.push_back(node);
+        subgraph.with_plain_nodes.push_back(node);
       } else {
         schedule.push_back({node, 0});
         if (role == Role::kTorch) {
@@ -165,9 +167,10 @@ void Partitioner::divide_block(Block* block, Partition& partition) const {
     if (!subgraph.nodes.empty()) {
       schedule.push_back({nullptr, partition.subgraphs.size()});
       partition.subgraphs.push_back(std::move(subgraph));
-    }
-    for (Node* const node : beside) {
-      schedule.push_back({node, 0});
+    } else {
+      for (Node* const node : plain) {
+        schedule.push_back({node, 0});
+      }
     }
     engines_turn = !engines_turn;
   }

@@ -16,6 +16,8 @@ namespace torch_trt_ext::passes {
 struct Subgraph {
   /// In an order in which they can run.
   std::vector<torch::jit::Node*> nodes;
+  /// These and the plain nodes that can run when they do, in program order.
+  std::vector<torch::jit::Node*> with_plain_nodes;
   /// Tensors from outside, plain values not: those are computed again inside.
   std::vector<torch::jit::Value*> inputs;
   /// Tensors that are used outside, each once.
@@ -26,7 +28,7 @@ struct Subgraph {
   size_t operators = 0;
 };
 
-/// One entry of a block's new order: a node that stays, or a whole subgraph.
+/// One entry of a block's new order: a node that stays, or a whole subgraph with the plain nodes beside it.
 struct ScheduleEntry {
   torch::jit::Node* node = nullptr;
   size_t subgraph = 0;

@@ -271,6 +271,8 @@ Module PreparedModel::assembled(const std::map<size_t, std::pair<std::string, Mo
   const auto twin_value = [&](const Value* value) { return index.values()[index_->id_of(value)]; };
   graph->inputs()[0]->setType(copy.type());
   std::vector<Node*> replaced;
+  // What engines give in place of a value.
+  std::unordered_map<const Value*, Value*> given;
   for (const auto& [block, schedule] : partition_.schedules) {
     Block* const twin_block =
         block->owningNode() == nullptr
@@ -279,20 +281,23 @@ Module PreparedModel::assembled(const std::map<size_t, std::pair<std::string, Mo
                   ->blocks()[static_cast<size_t>(
                       std::find(block->owningNode()->blocks().begin(), block->owningNode()->blocks().end(), block) -
                       block->owningNode()->blocks().begin())];
+    const auto append = [&](const Node* node) {
+      twin_node(node)->moveBefore(twin_block->return_node());
+      // Subgraphs hold copies of the plain nodes they need.
+      if (partitioner_->roles().role(node) == Role::kPlain) {
+        replaced.push_back(twin_node(node));
+      }
+    };
     for (const ScheduleEntry& entry : schedule) {
       if (entry.node != nullptr) {
-        twin_node(entry.node)->moveBefore(twin_block->return_node());
-        // Subgraphs hold copies of the plain nodes they need.
-        if (partitioner_->roles().role(entry.node) == Role::kPlain) {
-          replaced.push_back(twin_node(entry.node));
-        }
+        append(entry.node);
         continue;
       }
       const Subgraph& subgraph = partition_.subgraphs[entry.subgraph];
       const auto replacement = replacements.find(entry.subgraph);
       if (replacement == replacements.end()) {
-        for (const Node* const node : subgraph.nodes) {
-          twin_node(node)->moveBefore(twin_block->return_node());
+        for (const Node* const node : subgraph.with_plain_nodes) {
+          append(node);
         }
         continue;
       }
@@ -302,7 +307,8 @@ Module PreparedModel::assembled(const std::map<size_t, std::pair<std::string, Mo
       Value* const engine = graph->insertGetAttr(graph->inputs()[0], name);
       std::vector<Value*> inputs;
       for (const Value* const input : subgraph.inputs) {
-        inputs.push_back(twin_value(input));
+        const auto from_engine = given.find(twin_value(input));
+        inputs.push_back(from_engine == given.end() ? twin_value(input) : from_engine->second);
       }
       Value* const list = graph->insertNode(graph->createList(c10::TensorType::get(), inputs))->output();
       Node* const call = graph->create(prim::CallMethod, {engine, list}, 1);
@@ -311,10 +317,15 @@ Module PreparedModel::assembled(const std::map<size_t, std::pair<std::string, Mo
       graph->insertNode(call);
       Node* const unpack = graph->insertNode(graph->createListUnpack(call->output(), subgraph.outputs.size()));
       for (size_t index_out = 0; index_out < subgraph.outputs.size(); ++index_out) {
+        given[twin_value(subgraph.outputs[index_out])] = unpack->output(index_out);
         twin_value(subgraph.outputs[index_out])->replaceAllUsesWith(unpack->output(index_out));
       }
-      for (const Node* const node : subgraph.nodes) {
-        replaced.push_back(twin_node(node));
+      for (const Node* const node : subgraph.with_plain_nodes) {
+        if (partitioner_->roles().role(node) == Role::kOperator) {
+          replaced.push_back(twin_node(node));
+        } else {
+          append(node);
+        }
       }
     }
   }
