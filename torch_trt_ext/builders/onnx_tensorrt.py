@@ -104,6 +104,7 @@ def build_tensorrt_from_onnx(
         timing_store=timing_cache,
         workspace_bytes=workspace_bytes,
         builder_optimization_level=builder_optimization_level,
+        parses=True,
     )
     return EnginePlan(
         data=plan,

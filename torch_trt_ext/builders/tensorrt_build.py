@@ -190,7 +190,7 @@ def create_plugin(name: str, fields: Sequence[PluginField], *, version: str = "1
 
 
 def new_network(what: str) -> tuple[Any, Any]:
-    """A builder and an empty, strongly typed network.
+    """A builder and an empty, strongly typed network, neither of which reports errors yet: see :func:`record_errors`.
 
     Args:
         what: the network in a few words, for messages.
@@ -205,15 +205,23 @@ def new_network(what: str) -> tuple[Any, Any]:
             f"building {what} with TensorRT needs an NVIDIA GPU, but torch.cuda.is_available() is False; "
             "build on a machine with the GPU that will run it"
         )
-    recorder = _error_recorder()
-    recorder.clear()
     builder = trt.Builder(build_logger())
-    builder.error_recorder = recorder
     # Newer major versions know strongly typed networks only and may drop the flag.
     strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
-    network.error_recorder = recorder
     return builder, network
+
+
+def record_errors(builder: Any, network: Any) -> None:
+    """Makes what goes wrong from now on readable for messages.
+
+    With an ONNX parser, only after it has parsed: TensorRT 10.6's parser takes over the network's recorder and gives it
+    back to the network when it is destroyed, which in Python is after the network, and crashes.
+    """
+    recorder = _error_recorder()
+    recorder.clear()
+    builder.error_recorder = recorder
+    network.error_recorder = recorder
 
 
 def _attach_timing_cache(config: Any, saved: bytes) -> Any:
@@ -236,6 +244,7 @@ def build_plan(
     timing_store: TimingStore | None = None,
     workspace_bytes: int = 0,
     builder_optimization_level: int | None = None,
+    parses: bool = False,
 ) -> bytes:
     """Builds a strongly typed network into a plan for the current GPU.
 
@@ -246,6 +255,7 @@ def build_plan(
         timing_store: timings are taken from there and put back, with those of this build.
         workspace_bytes: most memory that a layer may take beside its tensors, 0 for all there is.
         builder_optimization_level: 0 (quick) to 5 (thorough), None for TensorRT's default.
+        parses: whether ``define`` uses an ONNX parser, see :func:`record_errors`.
 
     Returns:
         The serialized engine.
@@ -266,7 +276,11 @@ def build_plan(
     if builder_optimization_level is not None:
         config.builder_optimization_level = builder_optimization_level
     timings = None if timing_store is None else _attach_timing_cache(config, timing_store.load())
+    if not parses:
+        record_errors(builder, network)
     ranges = define(trt, network)
+    if parses:
+        record_errors(builder, network)
     for shapes in [ranges] if isinstance(ranges, Mapping) else ranges:
         profile = builder.create_optimization_profile()
         for name, (smallest, tuned, largest) in shapes.items():
