@@ -1,4 +1,4 @@
-"""The scripts of PAI-Blade's RetinaNet tutorial, steps 1 and 3, with their imports changed.
+"""The scripts of PAI-Blade's RetinaNet tutorial, steps 1 to 3, with their imports changed.
 
 Changed besides: detectron2's model is this repository's digit detector, ``build_retinanet_decode`` comes from the
 package (the tutorial's own calls TensorRT 7), nothing is compiled or downloaded, and the device is a parameter.
@@ -62,14 +62,39 @@ outputs = retinanet_script(example_inputs)
 torch.save((outputs, example_outputs, cell_anchors), 'expected.pth')
 """
 
+#: Fields: device_type.
+STEP_2 = """
+import torch_trt_ext as blade
+import torch
+
+blade_config = blade.Config()
+blade_config.gpu_config.disable_fp16_accuracy_check = True
+
+script_model = torch.jit.load('retinanet_script.pt')
+example_inputs = torch.load('example_inputs.pth')
+test_data = [(example_inputs,)]
+
+with blade_config:
+    optimized_model, opt_spec, report = blade.optimize(
+        script_model,
+        'o1',
+        device_type='{device_type}',
+        test_data=test_data,
+    )
+
+print("Report: {{}}".format(report))
+torch.jit.save(optimized_model, 'optimized.pt')
+"""
+
+#: Fields: file.
 STEP_3 = """
 import torch_trt_ext.runtime
 import torch
 
-optimized_model = torch.jit.load('retinanet_script.pt')
+optimized_model = torch.jit.load('{file}')
 example_inputs = torch.load('example_inputs.pth')
 
 with torch.no_grad():
     pred = optimized_model(example_inputs)
-torch.save(pred, 'pred.pth')
+torch.save(pred, '{file}.pred')
 """

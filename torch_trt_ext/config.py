@@ -321,8 +321,8 @@ class GpuConfig(_Options):
     """What PAI-Blade's scripts set for GPUs.
 
     Attributes:
-        disable_fp16_accuracy_check: errors of 16-bit engines are measured and reported, but send no subgraph back to
-            PyTorch; NaN and Inf still do. Default False.
+        disable_fp16_accuracy_check: errors of 16-bit engines, and of the whole model with them, are measured and
+            reported, but send nothing back to PyTorch; NaN and Inf still do. Default False.
     """
 
     _path: ClassVar[str] = "config.gpu_config"
@@ -376,7 +376,7 @@ class AccuracyConfig(_Options):
     A relative error is that of each output: the L2 norm of the difference over the L2 norm of the reference, no unit.
 
     Attributes:
-        check: compare engines with the subgraphs that they replace. Default True.
+        check: False measures and reports errors, but sends nothing back for them. Default True.
         max_relative_error: of one engine against its subgraph in float32; at least 0. Default 0.02.
         max_model_relative_error: of the whole model against the original; at least 0. Default 0.05.
     """
@@ -506,7 +506,7 @@ class Config(_Options):
         progress: show a bar on stderr when that is a terminal. Default True.
         prefer: how an ``nn.Module`` becomes TorchScript, "script" or "trace"; the other is tried next.
             Default "script".
-        check_model: compare the whole optimized model with the original. Default True.
+        check_model: compare the whole optimized model with the original; False leaves that run out. Default True.
     """
 
     gpu_config: GpuConfig = field(default_factory=GpuConfig)

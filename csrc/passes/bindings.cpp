@@ -38,7 +38,8 @@ PYBIND11_MODULE(_C, module) {
       .def_readonly("in_place", &NodeInfo::in_place);
 
   py::class_<ValueRecord>(module, "ValueRecord")
-      .def_property_readonly("dtype", [](const ValueRecord& record) { return std::string(c10::toString(record.dtype)); })
+      .def_property_readonly("dtype",
+                             [](const ValueRecord& record) { return std::string(c10::toString(record.dtype)); })
       .def_property_readonly("device", [](const ValueRecord& record) { return record.device.str(); })
       .def_readonly("min_shape", &ValueRecord::min_shape)
       .def_readonly("max_shape", &ValueRecord::max_shape)
@@ -77,9 +78,8 @@ PYBIND11_MODULE(_C, module) {
       .def("fallback", &PreparedModel::fallback)
       .def("engine_graph",
            [](const PreparedModel& model, size_t subgraph, const std::unordered_map<size_t, TensorFacts>& facts,
-              const std::string& device, size_t node_count) {
-             return model.engine_graph(subgraph, facts, at::Device(device), node_count);
-           })
+              const std::string& device,
+              size_t node_count) { return model.engine_graph(subgraph, facts, at::Device(device), node_count); })
       .def("subgraph_length", &PreparedModel::subgraph_length)
       .def("subgraph_node", &PreparedModel::subgraph_node)
       .def("subgraph_outputs_with_data", &PreparedModel::subgraph_outputs_with_data)

@@ -126,8 +126,12 @@ bool split(const std::shared_ptr<Graph>& graph, Block* block) {
 
 }  // namespace
 
-bool flatten_branch_tuples(const std::shared_ptr<Graph>& graph) { return flatten(*graph, graph->block()); }
+bool flatten_branch_tuples(const std::shared_ptr<Graph>& graph) {
+  return flatten(*graph, graph->block());
+}
 
-bool split_plain_branch_outputs(const std::shared_ptr<Graph>& graph) { return split(graph, graph->block()); }
+bool split_plain_branch_outputs(const std::shared_ptr<Graph>& graph) {
+  return split(graph, graph->block());
+}
 
 }  // namespace torch_trt_ext::passes

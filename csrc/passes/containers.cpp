@@ -25,6 +25,15 @@ namespace prim = c10::prim;
 const torch::jit::Symbol kExtend = torch::jit::Symbol::fromQualString("aten::extend");
 const torch::jit::Symbol kInsert = torch::jit::Symbol::fromQualString("aten::insert");
 const torch::jit::Symbol kItems = torch::jit::Symbol::fromQualString("aten::items");
+const torch::jit::Symbol kPop = torch::jit::Symbol::fromQualString("aten::pop");
+const torch::jit::Symbol kDelete = torch::jit::Symbol::fromQualString("aten::Delete");
+const torch::jit::Symbol kClear = torch::jit::Symbol::fromQualString("aten::clear");
+const torch::jit::Symbol kReverse = torch::jit::Symbol::fromQualString("aten::reverse");
+const torch::jit::Symbol kUpdate = torch::jit::Symbol::fromQualString("aten::update");
+const torch::jit::Symbol kGet = torch::jit::Symbol::fromQualString("aten::get");
+
+/// A list that is repeated more often stays as it is written.
+constexpr int64_t kMaxRepeats = 256;
 
 /// What a list or dict holds at one point of the program. Of a list, `keys` is empty.
 struct Contents {
@@ -34,8 +43,18 @@ struct Contents {
 
 using Known = std::unordered_map<Value*, Contents>;
 
-bool is_list(const Value* value) { return value->type()->kind() == c10::ListType::Kind; }
-bool is_dict(const Value* value) { return value->type()->kind() == c10::DictType::Kind; }
+bool is_list(const Value* value) {
+  return value->type()->kind() == c10::ListType::Kind;
+}
+bool is_dict(const Value* value) {
+  return value->type()->kind() == c10::DictType::Kind;
+}
+
+/// A constant that is compared by value as a key. Tensors are keys by identity.
+std::optional<c10::IValue> key_of(const Value* value) {
+  const std::optional<c10::IValue> key = toIValue(value);
+  return key && (key->isString() || key->isInt() || key->isBool() || key->isDouble()) ? key : std::nullopt;
+}
 
 std::optional<size_t> find_key(const Contents& contents, const c10::IValue& key) {
   for (size_t index = 0; index < contents.keys.size(); ++index) {
@@ -74,6 +93,35 @@ class Forwarder {
         forget_written(node, known);
       }
     }
+    if (block == graph_->block()) {
+      return_whole(block->return_node(), known);
+    }
+  }
+
+  /// Gives the caller new containers, so that those that were written to can go.
+  void return_whole(Node* user, const Known& known) {
+    for (size_t index = 0; index < user->inputs().size(); ++index) {
+      Value* const value = user->input(index);
+      if (value->node()->kind() == prim::TupleConstruct && value->uses().size() == 1) {
+        return_whole(value->node(), known);
+      }
+      const auto found = known.find(value);
+      if (found == known.end() || !alias_db_.hasWriters(value) || !is_seen_only_by(value, user)) {
+        continue;
+      }
+      const WithInsertPoint guard(user);
+      user->replaceInput(index, is_list(value) ? make_list(value->type(), found->second.values)
+                                               : make_dict(value->type(), found->second));
+      changed_ = true;
+    }
+  }
+
+  /// Whether nothing else keeps the container: all others read it or write to it, and let go of it.
+  static bool is_seen_only_by(const Value* value, const Node* user) {
+    return std::all_of(value->uses().begin(), value->uses().end(), [&](const torch::jit::Use& use) {
+      const torch::jit::FunctionSchema* const schema = use.user->maybeSchema();
+      return use.user == user || (schema != nullptr && use.offset == 0 && !use.user->hasUses());
+    });
   }
 
   void forget_written(Node* node, Known& known, const Value* except = nullptr) const {
@@ -97,12 +145,10 @@ class Forwarder {
     }
     Contents contents;
     for (size_t index = 0; index + 1 < node->inputs().size(); index += 2) {
-      const std::optional<c10::IValue> key = toIValue(node->input(index));
-      if (!key || find_key(contents, *key)) {
+      if (!key_of(node->input(index))) {
         return false;
       }
-      contents.keys.push_back(node->input(index));
-      contents.values.push_back(node->input(index + 1));
+      set(contents, node->input(index), node->input(index + 1));
     }
     known[node->output()] = contents;
     return true;
@@ -132,8 +178,7 @@ class Forwarder {
 
   /// Applies a write that is understood. Containers that may be the same one under another name become unknown.
   bool mutate(Node* node, Known& known) {
-    const auto kind = node->kind();
-    if (kind != aten::append && kind != kExtend && kind != kInsert && kind != aten::_set_item) {
+    if (node->inputs().empty() || node->maybeSchema() == nullptr || !node->schema().is_mutable()) {
       return false;
     }
     const auto found = known.find(node->input(0));
@@ -141,27 +186,104 @@ class Forwarder {
       return false;
     }
     Value* const container = found->first;
-    bool understood = false;
-    if (kind == aten::append) {
-      found->second.values.push_back(node->input(1));
-      understood = true;
-    } else if (kind == kExtend) {
-      if (const std::optional<Contents> tail = contents_of(node->input(1), node, known)) {
-        found->second.values.insert(found->second.values.end(), tail->values.begin(), tail->values.end());
-        understood = true;
-      }
-    } else if (kind == kInsert) {
-      understood = insert(node, found->second);
-    } else {
-      understood = set_item(node, found->second);
-    }
-    // append and _set_item give the container back; nobody uses that name in code that Python made.
-    understood = understood && std::all_of(node->outputs().begin(), node->outputs().end(),
-                                           [](const Value* output) { return !output->hasUses(); });
+    const bool understood = is_list(container) ? write_list(node, found->second, known)
+                                               : is_dict(container) && write_dict(node, found->second, known);
     if (!understood) {
       known.erase(found);
+    } else if (node->outputs().size() == 1 && node->output()->type()->isSubtypeOf(*container->type())) {
+      gives_itself(node, container);
     }
-    forget_written(node, known, container);
+    forget_written(node, known, understood ? container : nullptr);
+    return true;
+  }
+
+  /// append and _set_item give the container back.
+  void gives_itself(Node* node, Value* container) {
+    const torch::jit::FunctionSchema& schema = node->schema();
+    const c10::AliasInfo* const given = schema.returns()[0].alias_info();
+    if (given != nullptr && given->isWrite() && node->output()->hasUses()) {
+      node->output()->replaceAllUsesWith(container);
+      changed_ = true;
+    }
+  }
+
+  bool write_list(Node* node, Contents& contents, const Known& known) {
+    const auto kind = node->kind();
+    if (kind == aten::append) {
+      contents.values.push_back(node->input(1));
+      return true;
+    }
+    if (kind == kExtend || kind == aten::add_) {
+      const std::optional<Contents> tail = contents_of(node->input(1), node, known);
+      if (tail) {
+        contents.values.insert(contents.values.end(), tail->values.begin(), tail->values.end());
+      }
+      return tail.has_value();
+    }
+    if (kind == kInsert) {
+      return insert(node, contents);
+    }
+    if (kind == kClear || kind == kReverse) {
+      std::reverse(contents.values.begin(), contents.values.end());
+      contents.values.resize(kind == kClear ? 0 : contents.values.size());
+      return true;
+    }
+    if (kind != aten::_set_item && kind != kPop && kind != kDelete) {
+      return false;
+    }
+    const std::optional<c10::IValue> place = toIValue(node->input(1));
+    const std::optional<size_t> index = place ? wrap(place->toInt(), contents.values.size()) : std::nullopt;
+    if (!index) {
+      return false;
+    }
+    if (kind == aten::_set_item) {
+      contents.values[*index] = node->input(2);
+      return true;
+    }
+    return remove(node, contents, *index);
+  }
+
+  bool write_dict(Node* node, Contents& contents, const Known& known) {
+    const auto kind = node->kind();
+    if (kind == kClear) {
+      contents = {};
+      return true;
+    }
+    if (kind == kUpdate) {
+      const auto others = known.find(node->input(1));
+      if (others == known.end()) {
+        return false;
+      }
+      for (size_t index = 0; index < others->second.keys.size(); ++index) {
+        set(contents, others->second.keys[index], others->second.values[index]);
+      }
+      return true;
+    }
+    if (kind != aten::_set_item && kind != kPop && kind != kDelete) {
+      return false;
+    }
+    const std::optional<c10::IValue> key = key_of(node->input(1));
+    if (!key) {
+      return false;
+    }
+    if (kind == aten::_set_item) {
+      set(contents, node->input(1), node->input(2));
+      return true;
+    }
+    const std::optional<size_t> index = find_key(contents, *key);
+    return index && remove(node, contents, *index);
+  }
+
+  /// Removes an element, for `pop` and `del`; what `pop` gives is known.
+  bool remove(Node* node, Contents& contents, size_t index) {
+    if (node->kind() == kPop && !replace(node->output(), contents.values[index])) {
+      return false;
+    }
+    const auto place = static_cast<std::ptrdiff_t>(index);
+    contents.values.erase(contents.values.begin() + place);
+    if (!contents.keys.empty()) {
+      contents.keys.erase(contents.keys.begin() + place);
+    }
     return true;
   }
 
@@ -176,26 +298,14 @@ class Forwarder {
     return true;
   }
 
-  static bool set_item(const Node* node, Contents& contents) {
-    const std::optional<c10::IValue> key = toIValue(node->input(1));
-    if (!key) {
-      return false;
-    }
-    if (is_list(node->input(0))) {
-      const std::optional<size_t> index = wrap(key->toInt(), contents.values.size());
-      if (index) {
-        contents.values[*index] = node->input(2);
-      }
-      return index.has_value();
-    }
-    const std::optional<size_t> index = find_key(contents, *key);
+  static void set(Contents& contents, Value* key, Value* value) {
+    const std::optional<size_t> index = find_key(contents, *toIValue(key));
     if (index) {
-      contents.values[*index] = node->input(2);
+      contents.values[*index] = value;
     } else {
-      contents.keys.push_back(node->input(1));
-      contents.values.push_back(node->input(2));
+      contents.keys.push_back(key);
+      contents.values.push_back(value);
     }
-    return true;
   }
 
   static std::optional<size_t> wrap(int64_t index, size_t size) {
@@ -221,7 +331,7 @@ class Forwarder {
       return replace_by_constant(node, static_cast<int64_t>(contents.values.size()));
     }
     if (kind == aten::__getitem__) {
-      const std::optional<c10::IValue> key = toIValue(node->input(1));
+      const std::optional<c10::IValue> key = key_of(node->input(1));
       if (!key) {
         return false;
       }
@@ -230,8 +340,11 @@ class Forwarder {
       return index && replace(node->output(), contents.values[*index]);
     }
     if (kind == aten::__contains__ && is_dict(node->input(0))) {
-      const std::optional<c10::IValue> key = toIValue(node->input(1));
+      const std::optional<c10::IValue> key = key_of(node->input(1));
       return key && replace_by_constant(node, find_key(contents, *key).has_value());
+    }
+    if (kind == kGet && is_dict(node->input(0))) {
+      return get(node, contents);
     }
     if (kind == prim::ListUnpack && node->outputs().size() == contents.values.size()) {
       for (size_t index = 0; index < contents.values.size(); ++index) {
@@ -264,10 +377,40 @@ class Forwarder {
       values.insert(values.end(), other->values.begin(), other->values.end());
       return replace_by_list(node, values, known);
     }
+    if (kind == aten::mul && is_list(node->input(0))) {
+      return repeat(node, contents, known);
+    }
+    if ((kind == aten::dict || kind == aten::copy) && is_dict(node->input(0))) {
+      known[node->output()] = contents;
+      return true;
+    }
     if (kind == aten::dict && is_list(node->input(0))) {
       return replace_by_dict(node, contents, known);
     }
     return false;
+  }
+
+  bool get(Node* node, const Contents& contents) {
+    const std::optional<c10::IValue> key = key_of(node->input(1));
+    if (!key) {
+      return false;
+    }
+    if (const std::optional<size_t> index = find_key(contents, *key)) {
+      return replace(node->output(), contents.values[*index]);
+    }
+    return node->inputs().size() > 2 ? replace(node->output(), node->input(2)) : replace_by_constant(node, {});
+  }
+
+  bool repeat(Node* node, const Contents& contents, Known& known) {
+    const std::optional<c10::IValue> times = toIValue(node->input(1));
+    if (!times || !times->isInt() || times->toInt() > kMaxRepeats) {
+      return false;
+    }
+    std::vector<Value*> values;
+    for (int64_t round = 0; round < times->toInt(); ++round) {
+      values.insert(values.end(), contents.values.begin(), contents.values.end());
+    }
+    return replace_by_list(node, values, known);
   }
 
   bool fold_extreme(Node* node, const Contents& contents, bool least) {
@@ -277,7 +420,9 @@ class Forwarder {
       if (!number || !number->isInt()) {
         return false;
       }
-      result = !result ? number->toInt() : least ? std::min(*result, number->toInt()) : std::max(*result, number->toInt());
+      result = !result ? number->toInt()
+               : least ? std::min(*result, number->toInt())
+                       : std::max(*result, number->toInt());
     }
     return result && replace_by_constant(node, *result);
   }
@@ -309,13 +454,15 @@ class Forwarder {
   /// Where an operator only reads a list, gives it one of its own, so that the one that was appended to can go.
   void read_whole(Node* node, const Known& known) {
     const torch::jit::FunctionSchema* const schema = node->maybeSchema();
-    if (schema == nullptr || schema->is_mutable()) {
+    // Identity is all that `is` asks for.
+    if (schema == nullptr || schema->is_mutable() || node->kind() == aten::__is__ || node->kind() == aten::__isnot__) {
       return;
     }
     for (size_t index = 0; index < node->inputs().size() && index < schema->arguments().size(); ++index) {
       Value* const input = node->input(index);
       const auto found = known.find(input);
       if (found == known.end() || !is_list(input) || schema->arguments()[index].alias_info() != nullptr ||
+          alias_db_.writesToAlias(node, ValueSet{input}) ||
           (input->node()->kind() == prim::ListConstruct && !alias_db_.hasWriters(input))) {
         continue;
       }
@@ -328,6 +475,13 @@ class Forwarder {
   Value* make_list(const c10::TypePtr& type, const std::vector<Value*>& values) {
     const c10::TypePtr element = type->expectRef<c10::ListType>().getElementType();
     return graph_->insertNode(graph_->createList(element, values))->output();
+  }
+
+  Value* make_dict(const c10::TypePtr& type, const Contents& contents) {
+    const auto& dict = type->expectRef<c10::DictType>();
+    return graph_
+        ->insertNode(graph_->createDict(dict.getKeyType(), dict.getValueType(), contents.keys, contents.values))
+        ->output();
   }
 
   bool replace(Value* old_value, Value* new_value) {
@@ -374,16 +528,10 @@ class Forwarder {
     Contents contents;
     for (Value* const pair : pairs.values) {
       const Node* const tuple = pair->node();
-      if (tuple->kind() != prim::TupleConstruct || tuple->inputs().size() != 2 || !toIValue(tuple->input(0))) {
+      if (tuple->kind() != prim::TupleConstruct || tuple->inputs().size() != 2 || !key_of(tuple->input(0))) {
         return false;
       }
-      const std::optional<size_t> index = find_key(contents, *toIValue(tuple->input(0)));
-      if (index) {
-        contents.values[*index] = tuple->input(1);
-      } else {
-        contents.keys.push_back(tuple->input(0));
-        contents.values.push_back(tuple->input(1));
-      }
+      set(contents, tuple->input(0), tuple->input(1));
     }
     known[node->output()] = contents;
     return true;
@@ -396,6 +544,8 @@ class Forwarder {
 
 }  // namespace
 
-bool forward_containers(const std::shared_ptr<Graph>& graph) { return Forwarder(graph).run(); }
+bool forward_containers(const std::shared_ptr<Graph>& graph) {
+  return Forwarder(graph).run();
+}
 
 }  // namespace torch_trt_ext::passes

@@ -2,7 +2,9 @@
 
 namespace torch_trt_ext::passes {
 
-GraphIndex::GraphIndex(torch::jit::Graph& graph) { visit(graph.block()); }
+GraphIndex::GraphIndex(torch::jit::Graph& graph) {
+  visit(graph.block());
+}
 
 void GraphIndex::visit(torch::jit::Block* block) {
   const auto add_value = [this](torch::jit::Value* value) {

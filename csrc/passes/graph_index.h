@@ -7,8 +7,8 @@
 
 namespace torch_trt_ext::passes {
 
-/// Numbers a graph's nodes and values in program order, inner blocks included. Copies of a graph number alike, so a number
-/// means the same node in each of them. Valid until the graph changes.
+/// Numbers a graph's nodes and values in program order, inner blocks included. Copies of a graph number alike, so a
+/// number means the same node in each of them. Valid until the graph changes.
 class GraphIndex {
  public:
   explicit GraphIndex(torch::jit::Graph& graph);

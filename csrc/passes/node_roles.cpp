@@ -1,9 +1,12 @@
 #include "passes/node_roles.h"
 
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/enum_tag.h>
 #include <torch/csrc/jit/ir/constants.h>
 
 #include <algorithm>
-#include <unordered_set>
+
+#include "passes/hidden_aliases.h"
 
 namespace torch_trt_ext::passes {
 namespace {
@@ -75,6 +78,29 @@ bool any_mutable(const Node* node) {
   return false;
 }
 
+/// Operators that write more than a tensor's data: its sizes, or which memory it has.
+bool writes_sizes(const Node* node) {
+  static const std::unordered_set<Symbol> kinds = {
+      aten::resize_,    aten::resize_as_, aten::set_,      aten::squeeze_,  aten::unsqueeze_,
+      aten::transpose_, aten::t_,         aten::swapaxes_, aten::swapdims_, aten::as_strided_,
+  };
+  if (!is_schema_mutable(node)) {
+    return false;
+  }
+  const auto& arguments = node->schema().arguments();
+  return kinds.count(node->kind()) != 0 || !node->kind().is_aten() ||
+         std::any_of(arguments.begin(), arguments.end(),
+                     [](const c10::Argument& argument) { return argument.is_out(); });
+}
+
+/// Whether an argument of this name is known to have this value.
+bool is_known(const Node* node, const std::string& argument, const c10::IValue& value) {
+  const torch::jit::FunctionSchema& schema = node->schema();
+  const auto position = schema.argumentIndexWithName(argument);
+  const auto known = position ? torch::jit::toIValue(node->input(static_cast<size_t>(*position))) : std::nullopt;
+  return known && known->tagKind() == value.tagKind() && *known == value;
+}
+
 bool is_tensor_list(const Value* value) {
   const auto list = value->type()->cast<c10::ListType>();
   return list != nullptr && (list->getElementType()->isSubtypeOf(*c10::TensorType::get()) ||
@@ -88,7 +114,8 @@ bool is_optional_tensor(const Value* value) {
 
 void collect_needed(const Node* node, const Node* outermost, std::vector<Value*>& needed) {
   const auto is_outside = [outermost](const Value* value) {
-    const Node* owner = value->node()->kind() == prim::Param ? value->node()->owningBlock()->owningNode() : value->node();
+    const Node* owner =
+        value->node()->kind() == prim::Param ? value->node()->owningBlock()->owningNode() : value->node();
     if (value->node()->kind() != prim::Param) {
       owner = value->node()->owningBlock()->owningNode();
     }
@@ -139,7 +166,9 @@ void collect_leaves(Value* value, std::vector<Value*>& leaves) {
   }
 }
 
-std::string name_of(const Value* value) { return "%" + value->debugName() + " (" + value->type()->str() + ")"; }
+std::string name_of(const Value* value) {
+  return "%" + value->debugName() + " (" + value->type()->str() + ")";
+}
 
 }  // namespace
 
@@ -166,7 +195,9 @@ bool is_plain_type(const c10::Type& type) {
   }
 }
 
-bool is_tensor(const Value* value) { return value->type()->isSubtypeOf(*c10::TensorType::get()); }
+bool is_tensor(const Value* value) {
+  return value->type()->isSubtypeOf(*c10::TensorType::get());
+}
 
 bool is_plain_computation(const Node* node) {
   if (node->kind() == prim::Constant || node->kind() == prim::Uninitialized) {
@@ -175,7 +206,7 @@ bool is_plain_computation(const Node* node) {
   if (node->kind() == prim::RaiseException) {
     return true;
   }
-  const bool observable = node->blocks().empty() && (node->hasSideEffects() || node->isNondeterministic());
+  const bool observable = node->blocks().empty() && (node->hasSideEffects() || draws_random_numbers(node));
   if (is_schema_mutable(node) || (observable && !reads_mode(node))) {
     return false;
   }
@@ -189,7 +220,8 @@ bool is_plain_computation(const Node* node) {
     }
   }
   for (const Value* const input : node->inputs()) {
-    if (!is_plain_type(*input->type()) && !(reads_metadata_only(node) && (is_tensor(input) || is_optional_tensor(input)))) {
+    if (!is_plain_type(*input->type()) &&
+        !(reads_metadata_only(node) && (is_tensor(input) || is_optional_tensor(input)))) {
       return false;
     }
   }
@@ -201,6 +233,25 @@ bool is_plain_computation(const Node* node) {
     }
   }
   return true;
+}
+
+bool draws_random_numbers(const Node* node) {
+  if (node->isNondeterministic()) {
+    return true;
+  }
+  const torch::jit::FunctionSchema* const schema = node->maybeSchema();
+  if (schema == nullptr) {
+    return false;
+  }
+  const auto has = [schema](const char* argument) { return schema->argumentIndexWithName(argument).has_value(); };
+  const auto op = c10::Dispatcher::singleton().findSchema(schema->operator_name());
+  const bool is_marked = op && op->hasTag(at::Tag::nondeterministic_seeded);
+  const bool drops_out = has("dropout_p") || (has("dropout") && has("train"));
+  if (!is_marked && !drops_out) {
+    return false;
+  }
+  return !is_known(node, "train", false) && !is_known(node, "training", false) && !is_known(node, "dropout_p", 0.0) &&
+         !is_known(node, "dropout", 0.0);
 }
 
 std::vector<Value*> needed_values(const Node* node) {
@@ -254,7 +305,102 @@ NodeRoles::NodeRoles(const std::shared_ptr<torch::jit::Graph>& graph, const Grap
       collect_leaves(node->input(1), returned_);
     }
   }
+  std::copy_if(index.nodes().begin(), index.nodes().end(), std::back_inserter(resizers_), writes_sizes);
+  find_escaping();
   visit(graph->block());
+  find_must_run();
+}
+
+/// Follows what the caller gets back to where its memory comes from.
+void NodeRoles::find_escaping() {
+  std::vector<const Value*> waiting(returned_.begin(), returned_.end());
+  for (const Node* const node : index_.nodes()) {
+    // What is put into a container or handed to a call may come back in any way.
+    const bool keeps_inputs = is_schema_mutable(node) && !node->inputs().empty() && !is_tensor(node->input(0));
+    const bool calls = node->maybeSchema() == nullptr && node->blocks().empty() && node->hasSideEffects();
+    if (keeps_inputs || calls || node->kind() == aten::set_) {
+      waiting.insert(waiting.end(), node->inputs().begin(), node->inputs().end());
+    }
+  }
+  while (!waiting.empty()) {
+    const Value* const value = waiting.back();
+    waiting.pop_back();
+    if (!can_be_shared(*value->type()) || !escaping_.insert(value).second) {
+      continue;
+    }
+    const Node* const node = value->node();
+    if (node->kind() == prim::Param) {
+      const Node* const owner = node->owningBlock()->owningNode();
+      if (owner != nullptr) {
+        const std::vector<Value*> needed = needed_values(owner);
+        waiting.insert(waiting.end(), needed.begin(), needed.end());
+        waiting.insert(waiting.end(), node->owningBlock()->outputs().begin(), node->owningBlock()->outputs().end());
+      }
+      continue;
+    }
+    const torch::jit::FunctionSchema* const schema = node->maybeSchema();
+    const bool is_fresh = schema != nullptr && !hides_alias(node) && value->offset() < schema->returns().size() &&
+                          schema->returns()[value->offset()].alias_info() == nullptr;
+    if (!is_fresh) {
+      waiting.insert(waiting.end(), node->inputs().begin(), node->inputs().end());
+      for (const Block* const block : node->blocks()) {
+        waiting.insert(waiting.end(), block->outputs().begin(), block->outputs().end());
+      }
+    }
+  }
+}
+
+void NodeRoles::find_must_run() {
+  const bool any_effect = std::any_of(index_.nodes().begin(), index_.nodes().end(),
+                                      [this](const Node* node) { return node->blocks().empty() && has_effect(node); });
+  for (const Node* const node : index_.nodes()) {
+    if (roles_.at(node) == Role::kPlain && raises(node) && (any_effect || may_raise(node))) {
+      must_run_.insert(node);
+    }
+  }
+}
+
+bool NodeRoles::raises(const Node* node) {
+  return std::any_of(node->blocks().begin(), node->blocks().end(), [](const Block* block) {
+    return std::any_of(block->nodes().begin(), block->nodes().end(),
+                       [](const Node* inner) { return inner->kind() == prim::RaiseException || raises(inner); });
+  });
+}
+
+/// Whether the node can raise where an engine would run: not where the engine's own checks decide the branch.
+bool NodeRoles::may_raise(const Node* node) const {
+  if (node->kind() == prim::RaiseException) {
+    return true;
+  }
+  const auto taken = node->kind() == prim::If ? taken_.find(index_.id_of(node)) : taken_.end();
+  for (size_t branch = 0; branch < node->blocks().size(); ++branch) {
+    if (taken != taken_.end() && taken->second != branch) {
+      continue;
+    }
+    const auto nodes = node->blocks()[branch]->nodes();
+    if (std::any_of(nodes.begin(), nodes.end(), [this](const Node* inner) { return may_raise(inner); })) {
+      return true;
+    }
+  }
+  return false;
+}
+
+bool NodeRoles::has_effect(const Node* node) const {
+  for (const Block* const block : node->blocks()) {
+    for (const Node* const inner : block->nodes()) {
+      if (has_effect(inner)) {
+        return true;
+      }
+    }
+  }
+  if (!node->blocks().empty() || node->kind() == prim::RaiseException) {
+    return false;
+  }
+  if ((node->hasSideEffects() && !reads_mode(node)) || draws_random_numbers(node)) {
+    return true;
+  }
+  return any_mutable(node) &&
+         alias_db_.writesToAlias(const_cast<Node*>(node), torch::jit::ValueSet(given_.begin(), given_.end()));
 }
 
 void NodeRoles::visit(Block* block) {
@@ -273,9 +419,12 @@ Role NodeRoles::classify(Node* node) {
   if (is_plain(node)) {
     return Role::kPlain;
   }
+  std::string reason = why_never_operator(node);
   const auto excluded = excluded_.find(index_.id_of(node));
-  reasons_[node] = excluded == excluded_.end() ? why_not_operator(node) : excluded->second;
-  return reasons_[node].empty() ? Role::kOperator : Role::kTorch;
+  if (reason.empty()) {
+    reason = excluded == excluded_.end() ? why_not_operator(node) : excluded->second;
+  }
+  return (reasons_[node] = std::move(reason)).empty() ? Role::kOperator : Role::kTorch;
 }
 
 bool NodeRoles::is_plain(const Node* node) const {
@@ -283,24 +432,42 @@ bool NodeRoles::is_plain(const Node* node) const {
   if (node->outputs().empty()) {
     return false;
   }
-  const bool computes =
-      is_plain_computation(node) || is_scalar_tensor_computation(node) ||
-      (node->kind() == prim::ListConstruct && is_tensor_list(node->output()) &&
-       std::all_of(node->inputs().begin(), node->inputs().end(), [](const Value* element) {
-         return is_tensor(element) || (is_optional_tensor(element) && element->node()->kind() == prim::Constant) ||
-                element->type()->kind() == c10::TypeKind::NoneType;
-       }));
-  if (!computes || alias_db_.hasWriters(node)) {
-    // Sizes do not change under writes, but whatever has writers is read at one moment only.
-    const bool only_metadata = computes && reads_metadata_only(node) &&
-                               !std::any_of(node->outputs().begin(), node->outputs().end(),
-                                            [this](const Value* output) { return alias_db_.hasWriters(output); });
-    if (!only_metadata) {
+  const bool lists_tensors = node->kind() == prim::ListConstruct && is_tensor_list(node->output()) &&
+                             std::all_of(node->inputs().begin(), node->inputs().end(), [](const Value* element) {
+                               return is_tensor(element) ||
+                                      (is_optional_tensor(element) && element->node()->kind() == prim::Constant) ||
+                                      element->type()->kind() == c10::TypeKind::NoneType;
+                             });
+  if (lists_tensors) {
+    // The elements may be written to: the list holds them, not their data.
+    if (alias_db_.hasWriters(node->output())) {
       return false;
     }
+  } else if (!is_plain_computation(node) && !is_scalar_tensor_computation(node)) {
+    return false;
+  } else if (reads_written(node)) {
+    return false;
   }
   const std::vector<Value*> needed = needed_values(node);
   return std::all_of(needed.begin(), needed.end(), [this](const Value* value) { return can_be_inside(value); });
+}
+
+/// Whether it matters when the node runs, since what it reads is written to. Writes to data leave metadata as it is.
+bool NodeRoles::reads_written(const Node* node) const {
+  for (const Block* const block : node->blocks()) {
+    for (const Node* const inner : block->nodes()) {
+      if (reads_written(inner)) {
+        return true;
+      }
+    }
+  }
+  if (!reads_metadata_only(node)) {
+    return alias_db_.hasWriters(node);
+  }
+  const torch::jit::ValueSet read(node->inputs().begin(), node->inputs().end());
+  return alias_db_.hasOutputWriters(node) || std::any_of(resizers_.begin(), resizers_.end(), [&](Node* resizer) {
+           return alias_db_.writesToAlias(resizer, read);
+         });
 }
 
 bool NodeRoles::is_scalar_tensor_computation(const Node* node) const {
@@ -308,7 +475,7 @@ bool NodeRoles::is_scalar_tensor_computation(const Node* node) const {
   if (node->kind() == num_to_tensor) {
     return true;
   }
-  if (!node->kind().is_aten() || is_schema_mutable(node) || node->hasSideEffects() || node->isNondeterministic() ||
+  if (!node->kind().is_aten() || is_schema_mutable(node) || node->hasSideEffects() || draws_random_numbers(node) ||
       node->outputs().size() != 1 || (!is_tensor(node->output()) && !is_plain_type(*node->output()->type()))) {
     return false;
   }
@@ -346,10 +513,8 @@ bool NodeRoles::can_be_inside(const Value* value) const {
   return is_tensor(value) || (found->second == Role::kOperator && !is_plain_type(*value->type()));
 }
 
-bool NodeRoles::writes(const Node* node) const { return any_mutable(node); }
-
 bool NodeRoles::keeps_order(const Node* node) const {
-  if (node->hasSideEffects() || node->isNondeterministic() || writes(node)) {
+  if (node->hasSideEffects() || draws_random_numbers(node) || any_mutable(node)) {
     return true;
   }
   for (const Block* const block : node->blocks()) {
@@ -362,9 +527,9 @@ bool NodeRoles::keeps_order(const Node* node) const {
   return false;
 }
 
-std::string NodeRoles::why_not_operator(const Node* node) const {
+std::string NodeRoles::why_never_operator(const Node* node) {
   if (node->kind() == prim::If) {
-    return why_not_branch(node);
+    return "";
   }
   if (!node->blocks().empty()) {
     return "a loop whose number of rounds is not known beforehand";
@@ -372,25 +537,32 @@ std::string NodeRoles::why_not_operator(const Node* node) const {
   if (node->kind() == prim::RaiseException) {
     return "raises an exception";
   }
+  if (draws_random_numbers(node)) {
+    return "draws random numbers";
+  }
   if (is_schema_mutable(node)) {
     return "writes in place to a tensor or list that is seen elsewhere";
   }
-  if (node->isNondeterministic()) {
-    return "draws random numbers";
-  }
   const bool unpacks = node->kind() == prim::ListUnpack && is_tensor_list(node->input());
   const bool unwraps = node->kind() == prim::unchecked_cast || node->kind() == aten::_unwrap_optional;
-  if (!unpacks && !unwraps && (node->kind().is_prim() || node->maybeSchema() == nullptr)) {
-    return node->hasSideEffects() ? "has side effects" : "is part of the program, not an operator on tensors";
-  }
   if (node->hasSideEffects()) {
     return "has side effects";
+  }
+  if (!unpacks && !unwraps && (node->kind().is_prim() || node->maybeSchema() == nullptr)) {
+    return "is part of the program, not an operator on tensors";
   }
   for (const Value* const output : node->outputs()) {
     if (!is_tensor(output) && !is_tensor_list(output) && !(unwraps && is_optional_tensor(output))) {
       return is_plain_type(*output->type()) ? "gives a number that is computed from a tensor's data"
                                             : "gives a " + output->type()->str();
     }
+  }
+  return "";
+}
+
+std::string NodeRoles::why_not_operator(const Node* node) const {
+  if (node->kind() == prim::If) {
+    return why_not_branch(node);
   }
   for (const Value* const input : node->inputs()) {
     if (!can_be_inside(input)) {
@@ -436,6 +608,9 @@ std::string NodeRoles::why_not_alias(const Node* node) const {
     const Value* const output = node->output(index);
     // What an operator's schema calls fresh is fresh, though AliasDb may have lost track of it in a container.
     if (schema != nullptr && index < schema->returns().size() && schema->returns()[index].alias_info() == nullptr) {
+      if (hides_alias(node) && (escaping_.count(output) != 0 || alias_db_.hasWriters(node))) {
+        return "may be a view, of a tensor that is written to or that the caller gets";
+      }
       continue;
     }
     const bool is_view = std::any_of(needed.begin(), needed.end(), [this, output](const Value* input) {
@@ -447,6 +622,9 @@ std::string NodeRoles::why_not_alias(const Node* node) const {
     }
     if (alias_db_.hasWriters(output)) {
       return "is a view of a tensor that is written to";
+    }
+    if (escaping_.count(output) == 0) {
+      continue;
     }
     const auto shares = [this, output](Value* other) {
       return alias_db_.mayContainAlias(other, const_cast<Value*>(output));

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "passes/graph_index.h"
@@ -25,6 +26,9 @@ bool is_plain_computation(const torch::jit::Node* node);
 /// The values from outside that a node needs: its inputs and what its blocks capture.
 std::vector<torch::jit::Value*> needed_values(const torch::jit::Node* node);
 
+/// Whether a node draws from a random number generator.
+bool draws_random_numbers(const torch::jit::Node* node);
+
 /// What partitioning may do with a node.
 enum class Role {
   kConstant,  ///< copied wherever it is needed
@@ -36,12 +40,12 @@ enum class Role {
 /// Which branch each `prim::If` took in every run so far, by node number: 0, 1, or absent if it varied.
 using TakenBranches = std::unordered_map<size_t, size_t>;
 
-/// Gives every node its role, by the graph alone: types, aliases, writes, side effects. Which operators an engine knows is
-/// the caller's to say (`excluded`: node number → reason).
+/// Gives every node its role, by the graph alone: types, aliases, writes, side effects. Which operators an engine knows
+/// is the caller's to say (`excluded`: node number → reason).
 class NodeRoles {
  public:
-  NodeRoles(const std::shared_ptr<torch::jit::Graph>& graph, const GraphIndex& index, const torch::jit::AliasDb& alias_db,
-            std::unordered_map<size_t, std::string> excluded, TakenBranches taken);
+  NodeRoles(const std::shared_ptr<torch::jit::Graph>& graph, const GraphIndex& index,
+            const torch::jit::AliasDb& alias_db, std::unordered_map<size_t, std::string> excluded, TakenBranches taken);
 
   Role role(const torch::jit::Node* node) const { return roles_.at(node); }
 
@@ -57,16 +61,29 @@ class NodeRoles {
   /// Whether a change of order of this node against others of its kind could be noticed.
   bool keeps_order(const torch::jit::Node* node) const;
 
+  /// Whether the caller can see that the node ran: text, random numbers, writes to inputs or state. An exception that
+  /// comes before it must come before it.
+  bool has_effect(const torch::jit::Node* node) const;
+
+  /// Whether one of the node's blocks raises an exception.
+  static bool raises(const torch::jit::Node* node);
+
+  /// Whether a plain node must run outside subgraphs too, since it may raise an exception that no engine raises.
+  bool must_run(const torch::jit::Node* node) const { return must_run_.count(node) != 0; }
+
  private:
+  void find_escaping();
+  void find_must_run();
+  bool may_raise(const torch::jit::Node* node) const;
   void visit(torch::jit::Block* block);
   Role classify(torch::jit::Node* node);
   bool is_plain(const torch::jit::Node* node) const;
   bool is_scalar_tensor_computation(const torch::jit::Node* node) const;
+  bool reads_written(const torch::jit::Node* node) const;
+  static std::string why_never_operator(const torch::jit::Node* node);
   std::string why_not_operator(const torch::jit::Node* node) const;
   std::string why_not_branch(const torch::jit::Node* node) const;
   std::string why_not_alias(const torch::jit::Node* node) const;
-  bool writes(const torch::jit::Node* node) const;
-
   std::shared_ptr<torch::jit::Graph> graph_;
   const GraphIndex& index_;
   const torch::jit::AliasDb& alias_db_;
@@ -74,12 +91,17 @@ class NodeRoles {
   TakenBranches taken_;
   std::vector<torch::jit::Value*> returned_;
   std::vector<torch::jit::Value*> given_;
+  /// Nodes that write sizes, not only data.
+  std::vector<torch::jit::Node*> resizers_;
+  /// Values whose memory the caller may get.
+  std::unordered_set<const torch::jit::Value*> escaping_;
+  std::unordered_set<const torch::jit::Node*> must_run_;
   std::unordered_map<const torch::jit::Node*, Role> roles_;
   std::unordered_map<const torch::jit::Node*, std::string> reasons_;
 };
 
-/// Whether a plain value is made from a tensor's sizes (and not just from its rank, dtype or device), so that it can vary
-/// with the shapes of the inputs.
+/// Whether a plain value is made from a tensor's sizes (and not just from its rank, dtype or device), so that it can
+/// vary with the shapes of the inputs.
 bool depends_on_sizes(const torch::jit::Value* value);
 
 }  // namespace torch_trt_ext::passes

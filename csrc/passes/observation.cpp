@@ -59,7 +59,15 @@ void merge_range(ValueRecord& record, const at::Tensor& tensor) {
   record.max_abs = std::max(record.max_abs, at::max(at::abs(finite)).item().toDouble());
 }
 
-void observe(const at::Tensor& tensor, int64_t session, int64_t id) {
+void observe(const c10::OperatorHandle& /*op*/, torch::jit::Stack* stack) {
+  const int64_t id = torch::jit::pop(*stack).toInt();
+  const int64_t session = torch::jit::pop(*stack).toInt();
+  const c10::IValue value = torch::jit::pop(*stack);
+  // What a loop carries from a branch that left it may be nothing at all.
+  if (!value.isTensor()) {
+    return;
+  }
+  const at::Tensor& tensor = value.toTensor();
   const std::lock_guard<std::mutex> lock(mutex);
   const auto found = sessions().find(session);
   if (found == sessions().end() || !tensor.defined()) {
@@ -106,10 +114,9 @@ void record(const c10::List<at::Tensor>& tensors, int64_t session, int64_t id) {
 
 TORCH_LIBRARY(torch_trt_ext_passes, library) {
   // Conservative, so that no pass moves or drops them.
-  const auto schema = [](const char* text) {
-    return torch::schema(text, c10::AliasAnalysisKind::CONSERVATIVE);
-  };
-  library.def(schema("observe(Tensor value, int session, int id) -> ()"), &observe);
+  const auto schema = [](const char* text) { return torch::schema(text, c10::AliasAnalysisKind::CONSERVATIVE); };
+  library.def(schema("observe(Tensor value, int session, int id) -> ()"),
+              torch::CppFunction::makeFromBoxedFunction<&observe>());
   library.def(schema("reach(int session, int branch) -> ()"), &reach);
   library.def(schema("record(Tensor[] values, int session, int id) -> ()"), &record);
 }
@@ -154,10 +161,15 @@ void instrument(const std::shared_ptr<torch::jit::Graph>& graph, int64_t session
   for (Node* const node : index.nodes()) {
     for (size_t branch = 0; branch < node->blocks().size(); ++branch) {
       torch::jit::Block* const block = node->blocks()[branch];
-      const torch::jit::WithInsertPoint guard(
-          block->nodes().begin() == block->nodes().end() ? block->return_node() : *block->nodes().begin());
+      const torch::jit::WithInsertPoint guard(block->nodes().begin() == block->nodes().end() ? block->return_node()
+                                                                                             : *block->nodes().begin());
       if (node->kind() == c10::prim::If) {
         add(reach_symbol, {}, static_cast<int64_t>(2 * index.id_of(node) + branch));
+      }
+      for (Value* const input : block->inputs()) {
+        if (is_tensor(input)) {
+          add(observe_symbol, {input}, static_cast<int64_t>(index.id_of(input)));
+        }
       }
     }
     if (node->kind() == c10::prim::Constant || node->kind() == c10::prim::Uninitialized) {

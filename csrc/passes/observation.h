@@ -25,8 +25,8 @@ struct ValueRecord {
   int64_t count = 0;
 };
 
-/// Everything recorded under one number. Sessions live from open_session to close_session; their operators are called by
-/// graphs that instrument() made, from any thread.
+/// Everything recorded under one number. Sessions live from open_session to close_session; their operators are called
+/// by graphs that instrument() made, from any thread.
 struct Session {
   std::unordered_map<int64_t, ValueRecord> values;
   /// How often each branch ran: 2 × node number + branch.

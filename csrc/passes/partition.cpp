@@ -17,18 +17,77 @@ namespace prim = c10::prim;
 
 bool is_trivial(const Node* node) {
   static const std::unordered_set<Symbol> kinds = {
-      aten::view,       aten::reshape,    aten::permute,         aten::transpose,     aten::t,
-      aten::flatten,    aten::unsqueeze,  aten::squeeze,         aten::slice,         aten::select,
-      aten::expand,     aten::expand_as,  aten::contiguous,      aten::to,            aten::detach,
-      aten::clone,      aten::dropout,    aten::chunk,           aten::split,         aten::unbind,
-      aten::view_as,    aten::alias,      prim::unchecked_cast,  prim::ListUnpack,    aten::_unwrap_optional,
-      aten::narrow,     aten::movedim,    aten::unflatten,       aten::split_with_sizes,
-      aten::swapaxes,   aten::squeeze_,   aten::type_as,         aten::feature_dropout,
+      aten::view,
+      aten::reshape,
+      aten::permute,
+      aten::transpose,
+      aten::t,
+      aten::flatten,
+      aten::unsqueeze,
+      aten::squeeze,
+      aten::slice,
+      aten::select,
+      aten::expand,
+      aten::expand_as,
+      aten::contiguous,
+      aten::to,
+      aten::detach,
+      aten::clone,
+      aten::dropout,
+      aten::chunk,
+      aten::split,
+      aten::unbind,
+      aten::view_as,
+      aten::alias,
+      prim::unchecked_cast,
+      prim::ListUnpack,
+      aten::_unwrap_optional,
+      aten::narrow,
+      aten::movedim,
+      aten::unflatten,
+      aten::split_with_sizes,
+      aten::swapaxes,
+      aten::squeeze_,
+      aten::type_as,
+      aten::feature_dropout,
   };
   if (node->kind() == prim::If) {
     return node->outputs().empty();
   }
   return kinds.count(node->kind()) != 0;
+}
+
+/// What a node writes to, by its schema.
+struct Targets {
+  /// Tensors, and lists whose tensors are written to.
+  std::vector<Value*> tensors;
+  /// Lists and dicts.
+  std::vector<Value*> containers;
+};
+
+/// Finds it, inner blocks included.
+void find_targets(const Node* node, Targets& targets) {
+  if (const torch::jit::FunctionSchema* const schema = node->maybeSchema()) {
+    for (size_t index = 0; index < node->inputs().size() && index < schema->arguments().size(); ++index) {
+      const c10::Argument& argument = schema->arguments()[index];
+      if (argument.alias_info() == nullptr || !argument.alias_info()->isWrite()) {
+        continue;
+      }
+      auto* const value = const_cast<Value*>(node->input(index));
+      const bool writes_container = !is_tensor(value) && argument.type()->hasFreeVariables();
+      (writes_container ? targets.containers : targets.tensors).push_back(value);
+    }
+  }
+  for (const Block* const block : node->blocks()) {
+    for (const Node* const inner : block->nodes()) {
+      find_targets(inner, targets);
+    }
+  }
+}
+
+bool can_contain(const c10::Type& container, const c10::Type& element) {
+  return std::any_of(container.containedTypes().begin(), container.containedTypes().end(),
+                     [&element](const c10::TypePtr& type) { return *type == element || can_contain(*type, element); });
 }
 
 /// Everything a node touches, inner blocks included.
@@ -103,6 +162,8 @@ std::vector<std::vector<size_t>> Partitioner::find_dependencies(const std::vecto
   }
   std::vector<std::vector<size_t>> before(nodes.size());
   size_t last_in_order = nodes.size();
+  size_t last_effect = nodes.size();
+  std::vector<size_t> checks;
   for (size_t index = 0; index < nodes.size(); ++index) {
     for (const Value* const value : needed_values(nodes[index])) {
       const auto found = position.find(value->node());
@@ -116,10 +177,35 @@ std::vector<std::vector<size_t>> Partitioner::find_dependencies(const std::vecto
       }
       last_in_order = index;
     }
+    // Checks inside engines are not in that order among themselves, but what the caller sees stays on its side of them.
+    if (roles_->role(nodes[index]) != Role::kTorch && NodeRoles::raises(nodes[index])) {
+      if (last_effect != nodes.size()) {
+        before[index].push_back(last_effect);
+      }
+      checks.push_back(index);
+    } else if (roles_->has_effect(nodes[index])) {
+      before[index].insert(before[index].end(), checks.begin(), checks.end());
+      checks.clear();
+      last_effect = index;
+    }
   }
   for (const size_t writer : writers) {
+    Targets targets;
+    find_targets(nodes[writer], targets);
+    // AliasDb's writesToAlias() does not look into containers.
+    const auto reaches = [&](const Value* value) {
+      auto* const read = const_cast<Value*>(value);
+      return std::any_of(targets.tensors.begin(), targets.tensors.end(),
+                         [&](Value* target) {
+                           return (!is_tensor(read) || !is_tensor(target)) && alias_db_.mayContainAlias(read, target);
+                         }) ||
+             std::any_of(targets.containers.begin(), targets.containers.end(), [&](Value* target) {
+               return can_contain(*read->type(), *target->type()) && alias_db_.mayContainAlias(read, target);
+             });
+    };
     for (size_t index = 0; index < nodes.size(); ++index) {
-      if (index != writer && alias_db_.writesToAlias(nodes[writer], values[index])) {
+      if (index != writer && (alias_db_.writesToAlias(nodes[writer], values[index]) ||
+                              std::any_of(values[index].begin(), values[index].end(), reaches))) {
         before[std::max(index, writer)].push_back(std::min(index, writer));
       }
     }
@@ -141,7 +227,8 @@ void Partitioner::divide_block(Block* block, Partition& partition) const {
     for (size_t index = 0; index < nodes.size(); ++index) {
       Node* const node = nodes[index];
       const Role role = roles_->role(node);
-      const bool takes = role == Role::kConstant || role == Role::kPlain || (role == Role::kOperator) == engines_turn;
+      const bool is_free = role == Role::kConstant || (role == Role::kPlain && !roles_->must_run(node));
+      const bool takes = is_free || (role == Role::kOperator) == engines_turn;
       if (done[index] || !takes ||
           !std::all_of(before[index].begin(), before[index].end(), [&done](size_t other) { return done[other]; })) {
         continue;
@@ -221,10 +308,12 @@ void Partitioner::find_outputs(Partition& partition) const {
     waiting.insert(waiting.end(), block->outputs().begin(), block->outputs().end());
     with_data.insert(block->outputs().begin(), block->outputs().end());
     for (const ScheduleEntry& entry : schedule) {
-      if (entry.node != nullptr && roles_->role(entry.node) == Role::kTorch) {
+      if (entry.node != nullptr && (roles_->role(entry.node) == Role::kTorch || roles_->must_run(entry.node))) {
         const std::vector<Value*> needed = needed_values(entry.node);
         waiting.insert(waiting.end(), needed.begin(), needed.end());
-        with_data.insert(needed.begin(), needed.end());
+        if (roles_->role(entry.node) == Role::kTorch) {
+          with_data.insert(needed.begin(), needed.end());
+        }
       }
     }
   }
@@ -283,8 +372,8 @@ bool Partitioner::evict(Partition& partition) {
   for (const Subgraph& subgraph : partition.subgraphs) {
     if (subgraph.operators < min_operators_) {
       for (const Node* const node : subgraph.nodes) {
-        exclude(node, "its subgraph has " + std::to_string(subgraph.operators) + " operators, fewer than min_block_size " +
-                          std::to_string(min_operators_));
+        exclude(node, "its subgraph has " + std::to_string(subgraph.operators) +
+                          " operators, fewer than min_block_size " + std::to_string(min_operators_));
       }
     }
   }

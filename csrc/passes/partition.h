@@ -45,8 +45,8 @@ struct Partition {
 /// Divides each block into as few subgraphs as its dependencies allow.
 ///
 /// A block is scheduled in turns: first everything that can run without an engine, then every operator that can run by
-/// then (one subgraph), and so on. No order needs fewer turns, since each turn takes all there is. Dependencies are data,
-/// writes (AliasDb), and the order of side effects, random numbers, exceptions and writes among themselves.
+/// then (one subgraph), and so on. No order needs fewer turns, since each turn takes all there is. Dependencies are
+/// data, writes (AliasDb), and the order of side effects, random numbers, exceptions and writes among themselves.
 class Partitioner {
  public:
   Partitioner(std::shared_ptr<torch::jit::Graph> graph, const GraphIndex& index,

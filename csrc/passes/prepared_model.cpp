@@ -14,6 +14,7 @@
 
 #include "passes/branch_outputs.h"
 #include "passes/containers.h"
+#include "passes/hidden_aliases.h"
 #include "passes/node_roles.h"
 #include "passes/observation.h"
 #include "passes/unroll.h"
@@ -74,7 +75,8 @@ void collect_nodes(Node* node, std::vector<Node*>& nodes) {
 void retype_attributes(Block* block) {
   for (Node* const node : block->nodes()) {
     if (node->kind() == prim::GetAttr) {
-      node->output()->setType(node->input()->type()->expectRef<c10::ClassType>().getAttribute(node->s(c10::attr::name)));
+      node->output()->setType(
+          node->input()->type()->expectRef<c10::ClassType>().getAttribute(node->s(c10::attr::name)));
     }
     for (Block* const inner : node->blocks()) {
       retype_attributes(inner);
@@ -82,8 +84,8 @@ void retype_attributes(Block* block) {
   }
 }
 
-/// Destroys those of the nodes that nobody uses, or only others of them that go. Dead code elimination would keep checks
-/// that raise.
+/// Destroys those of the nodes that nobody uses, or only others of them that go. Dead code elimination would keep
+/// checks that raise.
 void destroy_unused(std::vector<Node*> nodes) {
   for (bool destroyed = true; destroyed;) {
     destroyed = false;
@@ -101,6 +103,38 @@ bool is_script_object(const c10::IValue& value) {
   return value.isObject() && !value.toObjectRef().type()->is_module();
 }
 
+/// Fills the clone of a module with copies of what a run can write to. What has two names in the original has them in
+/// the clone, submodules included, of which torch's clone makes two.
+void copy_attributes(const Module& original, Module& clone, std::unordered_map<const void*, c10::IValue>& modules,
+                     c10::IValue::HashIdentityIValueMap& values) {
+  modules.emplace(original._ivalue().get(), clone._ivalue());
+  for (const auto& attribute : original.named_attributes(/*recurse=*/false)) {
+    if (is_script_object(attribute.value)) {
+      continue;
+    }
+    if (!attribute.value.isModule()) {
+      clone.setattr(attribute.name, attribute.value.deepcopy(values));
+      continue;
+    }
+    const Module part = attribute.value.toModule();
+    const auto found = modules.find(part._ivalue().get());
+    if (found != modules.end()) {
+      clone.setattr(attribute.name, found->second);
+    } else {
+      Module part_clone = clone.attr(attribute.name).toModule();
+      copy_attributes(part, part_clone, modules, values);
+    }
+  }
+}
+
+/// A name that no attribute of the module has.
+std::string free_name(const Module& module, std::string name) {
+  while (module.hasattr(name)) {
+    name += "_";
+  }
+  return name;
+}
+
 }  // namespace
 
 PreparedModel::PreparedModel(const Module& module)
@@ -116,16 +150,20 @@ void PreparedModel::renumber() {
 
 void PreparedModel::simplify(size_t max_nodes) {
   torch::jit::Inline(*graph_);
+  resolve_hidden_aliases(graph_);
   for (size_t round = 0; round < kMaxRounds; ++round) {
-    torch::jit::ConstantPropagation(graph_);
     torch::jit::LowerSimpleTuples(graph_);
+    torch::jit::ConstantPropagation(graph_);
     torch::jit::PeepholeOptimize(graph_, /*disable_shape_peepholes=*/true);
+    torch::jit::ConstantPropagation(graph_);
+    resolve_hidden_aliases(graph_);
     bool changed = forward_containers(graph_);
     changed = unroll_loops(graph_, max_nodes) || changed;
     changed = flatten_branch_tuples(graph_) || changed;
     torch::jit::LowerSimpleTuples(graph_);
     changed = split_plain_branch_outputs(graph_) || changed;
     torch::jit::EliminateDeadCode(graph_);
+    fprintf(stderr, "round %zu changed %d\n%s\n", round, changed, graph_->toString().c_str());
     if (!changed) {
       break;
     }
@@ -139,7 +177,13 @@ void PreparedModel::simplify(size_t max_nodes) {
 void PreparedModel::functionalize(const std::unordered_set<size_t>& allowed) {
   std::unordered_set<const Node*> nodes;
   for (const size_t id : allowed) {
-    nodes.insert(index_->nodes().at(id));
+    Node* const node = index_->nodes().at(id);
+    // A constant lives on after the call. AliasDb does not know what hidden views are views of. An ordinary form may
+    // draw other random numbers.
+    if (!node->inputs().empty() && node->input(0)->node()->kind() != prim::Constant &&
+        !hides_alias(node->input(0)->node()) && !draws_random_numbers(node)) {
+      nodes.insert(node);
+    }
   }
   torch::jit::RemoveTensorMutation(graph_, [&nodes](Node* node) { return nodes.count(node) != 0; });
   torch::jit::EliminateDeadCode(graph_);
@@ -177,16 +221,12 @@ std::vector<NodeInfo> PreparedModel::nodes() const {
 }
 
 Module PreparedModel::copy_module() const {
-  // In place: submodules are new objects, what they hold is shared. Engines stay shared, since a copy would load its plan
-  // again; everything that a run can write to is copied here.
+  // In place: submodules are new objects, what they hold is shared. Engines stay shared, since a copy would load its
+  // plan again; everything that a run can write to is copied here, once, whatever names it has.
   Module copy = module_.clone(/*inplace=*/true);
-  for (Module part : copy.modules()) {
-    for (const auto& attribute : part.named_attributes(/*recurse=*/false)) {
-      if (!attribute.value.isModule() && !is_script_object(attribute.value)) {
-        part.setattr(attribute.name, attribute.value.deepcopy());
-      }
-    }
-  }
+  std::unordered_map<const void*, c10::IValue> copied_modules;
+  c10::IValue::HashIdentityIValueMap copied_values;
+  copy_attributes(module_, copy, copied_modules, copied_values);
   return copy;
 }
 
@@ -284,7 +324,7 @@ Module PreparedModel::assembled(const std::map<size_t, std::pair<std::string, Mo
     const auto append = [&](const Node* node) {
       twin_node(node)->moveBefore(twin_block->return_node());
       // Subgraphs hold copies of the plain nodes they need.
-      if (partitioner_->roles().role(node) == Role::kPlain) {
+      if (partitioner_->roles().role(node) == Role::kPlain && !partitioner_->roles().must_run(node)) {
         replaced.push_back(twin_node(node));
       }
     };
@@ -301,7 +341,8 @@ Module PreparedModel::assembled(const std::map<size_t, std::pair<std::string, Mo
         }
         continue;
       }
-      const auto& [name, module] = replacement->second;
+      const auto& [wanted_name, module] = replacement->second;
+      const std::string name = free_name(copy, wanted_name);
       copy.register_module(name, module);
       const torch::jit::WithInsertPoint guard(twin_block->return_node());
       Value* const engine = graph->insertGetAttr(graph->inputs()[0], name);

@@ -35,8 +35,8 @@ struct NodeInfo {
   bool in_place = false;
 };
 
-/// A frozen model on its way: simplified, observed, divided, put together again. Numbers of nodes and values mean the same
-/// until simplify() or functionalize() is called again.
+/// A frozen model on its way: simplified, observed, divided, put together again. Numbers of nodes and values mean the
+/// same until simplify() or functionalize() is called again.
 class PreparedModel {
  public:
   /// Takes a model whose forward is inlined and whose weights are constants (torch.jit.freeze). It is not changed.
@@ -54,7 +54,8 @@ class PreparedModel {
   /// A module that runs the model and records all values and branches.
   torch::jit::Module observed(int64_t session) const;
 
-  void divide(const std::unordered_map<size_t, std::string>& excluded, const TakenBranches& taken, size_t min_operators);
+  void divide(const std::unordered_map<size_t, std::string>& excluded, const TakenBranches& taken,
+              size_t min_operators);
 
   size_t subgraph_count() const { return partition_.subgraphs.size(); }
   /// Node numbers, with those inside branches.
@@ -80,8 +81,8 @@ class PreparedModel {
   /// Which of the subgraph's outputs the rest of the model needs the data of; of the others it needs the shape only.
   std::vector<bool> subgraph_outputs_with_data(size_t subgraph) const;
 
-  /// The model with some subgraphs replaced by calls of `forward(List[Tensor]) -> List[Tensor]` of modules, which become
-  /// its submodules under the given names. Shares no state with this object but engines.
+  /// The model with some subgraphs replaced by calls of `forward(List[Tensor]) -> List[Tensor]` of modules, which
+  /// become its submodules under the given names. Shares no state with this object but engines.
   torch::jit::Module assembled(const std::map<size_t, std::pair<std::string, torch::jit::Module>>& replacements) const;
 
  private:

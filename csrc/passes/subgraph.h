@@ -20,12 +20,14 @@ struct TensorFacts {
   std::vector<int64_t> shape;
 };
 
-/// The subgraph as a graph of its own, tensors in and tensors out (one, or a tuple), with everything plain computed inside.
+/// The subgraph as a graph of its own, tensors in and tensors out (one, or a tuple), with everything plain computed
+/// inside.
 std::shared_ptr<torch::jit::Graph> extract(const Subgraph& subgraph, const NodeRoles& roles);
 
-/// Like extract(), for a converter: of each branch only the side that was taken, values typed with what was seen of them
-/// (by value number), and each node in a scope `Node::n<number>` so that what becomes of it can be traced back to it. Of
-/// the subgraph's nodes only the first `node_count`; what they leave unused becomes the outputs if that is not all.
+/// Like extract(), for a converter: of each branch only the side that was taken, values typed with what was seen of
+/// them (by value number), and each node in a scope `Node::n<number>` so that what becomes of it can be traced back to
+/// it. Of the subgraph's nodes only the first `node_count`; what they leave unused becomes the outputs if that is not
+/// all.
 std::shared_ptr<torch::jit::Graph> extract_for_engine(const Subgraph& subgraph, const NodeRoles& roles,
                                                       const GraphIndex& index,
                                                       const std::unordered_map<size_t, TensorFacts>& facts,

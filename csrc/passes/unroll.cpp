@@ -101,6 +101,8 @@ class Unroller {
 
 }  // namespace
 
-bool unroll_loops(const std::shared_ptr<Graph>& graph, size_t max_nodes) { return Unroller(graph, max_nodes).run(); }
+bool unroll_loops(const std::shared_ptr<Graph>& graph, size_t max_nodes) {
+  return Unroller(graph, max_nodes).run();
+}
 
 }  // namespace torch_trt_ext::passes

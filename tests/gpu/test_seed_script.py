@@ -1,4 +1,4 @@
-"""The tutorial's scripts, steps 1 and 3, on TensorRT."""
+"""The tutorial's scripts on TensorRT."""
 
 from pathlib import Path
 

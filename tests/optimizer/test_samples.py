@@ -251,3 +251,34 @@ def test_resized_at_the_edges() -> None:
         resized(torch.ones(2, 3), (6,))
     with pytest.raises(ValueError, match=r"got \(2, -1\)"):
         resized(torch.ones(2, 3), (2, -1))
+
+
+def test_items_within_a_profile() -> None:
+    profile = {"image": [[1, 3], [2, 3], [5, 3]], "mask.m": [[2], [2], [2]]}
+    mask = torch.ones(2)
+    outside = [(torch.ones(6, 3), {"m": mask}), (torch.ones(2, 3), {"m": torch.ones(3)}), (torch.ones(2), {"m": mask})]
+    inside = [(torch.ones(5, 3), {"m": mask}), (torch.ones(2, 3), {"m": mask})]
+    samples = _make(test_data=outside + inside)
+    assert samples.origins == [f"test_data[{number}]" for number in range(5)]
+
+    def sizes(items: list[Any]) -> list[int]:
+        return [len(image) for image, _ in items]
+
+    assert sizes(samples.within(profile)) == [5, 2]
+    assert sizes(samples.within(profile, exactly_optimal=True)) == [2]
+    assert samples.within({"picture": [[1, 3], [2, 3], [5, 3]]}) == []
+
+
+def test_origins_say_where_items_come_from() -> None:
+    samples = _make(
+        test_data=[(torch.ones(2, 3),)],
+        input_shapes=[["4*3"]],
+        profiles=[{"image": [[1, 3], [2, 3], [5, 3]]}],
+    )
+    assert samples.origins == [
+        "test_data[0]",
+        "input_shapes[0]",
+        "shape profile 0 at its smallest shapes",
+        "shape profile 0 at its largest shapes",
+    ]
+    assert _make(input_shapes=[["1*3"], ["2*3"]]).origins == ["input_shapes[0]", "input_shapes[1]"]

@@ -52,6 +52,7 @@ def build_tensorrt_from_onnx(
     timing_cache: TimingStore | None,
     workspace_bytes: int = 0,
     builder_optimization_level: int = 3,
+    tf32: bool = True,
     what: str = "a subgraph",
 ) -> EnginePlan:
     """Turns an ONNX model into an engine for the current GPU, with the types that stand in its graph.
@@ -64,6 +65,7 @@ def build_tensorrt_from_onnx(
         timing_cache: where timings of kernels are taken from and put back.
         workspace_bytes: most memory that a layer may take beside its tensors, 0 for all there is.
         builder_optimization_level: 0 (quick) to 5 (thorough).
+        tf32: whether float32 layers may round their inputs to 10 bits of mantissa, which is what float16 has.
         what: the model in a few words, for messages.
 
     Raises:
@@ -105,6 +107,7 @@ def build_tensorrt_from_onnx(
         workspace_bytes=workspace_bytes,
         builder_optimization_level=builder_optimization_level,
         parses=True,
+        tf32=tf32,
     )
     return EnginePlan(
         data=plan,

@@ -245,6 +245,7 @@ def build_plan(
     workspace_bytes: int = 0,
     builder_optimization_level: int | None = None,
     parses: bool = False,
+    tf32: bool = True,
 ) -> bytes:
     """Builds a strongly typed network into a plan for the current GPU.
 
@@ -256,6 +257,7 @@ def build_plan(
         workspace_bytes: most memory that a layer may take beside its tensors, 0 for all there is.
         builder_optimization_level: 0 (quick) to 5 (thorough), None for TensorRT's default.
         parses: whether ``define`` uses an ONNX parser, see :func:`record_errors`.
+        tf32: whether float32 layers may round their inputs to 10 bits of mantissa, which is what float16 has.
 
     Returns:
         The serialized engine.
@@ -275,6 +277,8 @@ def build_plan(
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
     if builder_optimization_level is not None:
         config.builder_optimization_level = builder_optimization_level
+    if not tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)
     timings = None if timing_store is None else _attach_timing_cache(config, timing_store.load())
     if not parses:
         record_errors(builder, network)

@@ -179,6 +179,8 @@ class TensorRTBuilder(EngineBuilder):
             timing_cache=timings,
             workspace_bytes=options.workspace_bytes,
             builder_optimization_level=options.builder_optimization_level,
+            # An engine goes to float32 because 16 bits were not enough; TF32 has no more bits.
+            tf32=precision != "float32",
             what=what,
         )
 

@@ -1,11 +1,11 @@
 """What stands in a model in place of a subgraph: an engine, and the subgraph itself for when the engine cannot run."""
 
-from typing import Any, List
+from typing import Any
 
 import torch
 from torch import Tensor
 
-# torch.jit.script reads annotations as they are written here: no `from __future__ import annotations`, and typing.List.
+# torch.jit.script reads annotations as they are written here: no `from __future__ import annotations`.
 
 
 class EngineOrSubgraph(torch.nn.Module):
@@ -29,36 +29,36 @@ class EngineOrSubgraph(torch.nn.Module):
         self,
         engine: Any,
         subgraph: torch.nn.Module,
-        engine_inputs: List[int],
-        other_inputs: List[int],
-        other_shapes: List[List[int]],
-        data_outputs: List[int],
-        shape_outputs: List[int],
-        shapes: List[List[int]],
-        like: List[Tensor],
+        engine_inputs: list[int],
+        other_inputs: list[int],
+        other_shapes: list[list[int]],
+        data_outputs: list[int],
+        shape_outputs: list[int],
+        shapes: list[list[int]],
+        like: list[Tensor],
     ):
         super().__init__()
         self.engine = engine
         self.subgraph = subgraph
-        self.engine_inputs = torch.jit.Attribute(engine_inputs, List[int])
-        self.other_inputs = torch.jit.Attribute(other_inputs, List[int])
-        self.other_shapes = torch.jit.Attribute(other_shapes, List[List[int]])
-        self.data_outputs = torch.jit.Attribute(data_outputs, List[int])
-        self.shape_outputs = torch.jit.Attribute(shape_outputs, List[int])
-        self.shapes = torch.jit.Attribute(shapes, List[List[int]])
-        self.like = torch.jit.Attribute(like, List[Tensor])
+        self.engine_inputs = torch.jit.Attribute(engine_inputs, list[int])
+        self.other_inputs = torch.jit.Attribute(other_inputs, list[int])
+        self.other_shapes = torch.jit.Attribute(other_shapes, list[list[int]])
+        self.data_outputs = torch.jit.Attribute(data_outputs, list[int])
+        self.shape_outputs = torch.jit.Attribute(shape_outputs, list[int])
+        self.shapes = torch.jit.Attribute(shapes, list[list[int]])
+        self.like = torch.jit.Attribute(like, list[Tensor])
 
-    def forward(self, inputs: List[Tensor]) -> List[Tensor]:
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         fits = True
-        for position, shape in zip(self.other_inputs, self.other_shapes):
-            if list(inputs[position].shape) != shape:
+        for index, position in enumerate(self.other_inputs):
+            if list(inputs[position].shape) != self.other_shapes[index]:
                 fits = False
-        given: List[Tensor] = []
+        given: list[Tensor] = []
         for position in self.engine_inputs:
             given.append(inputs[position])
         if fits and self.engine.can_run_with(given):
             results = self.engine.forward(given)
-            outputs: List[Tensor] = []
+            outputs: list[Tensor] = []
             for _ in range(len(self.data_outputs) + len(self.shape_outputs)):
                 outputs.append(results[0])
             for index, position in enumerate(self.data_outputs):
@@ -78,7 +78,7 @@ class EngineWithSubgraph(torch.nn.Module):
         self.engine = engine
         self.subgraph = subgraph
 
-    def forward(self, inputs: List[Tensor]) -> List[Tensor]:
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         if self.engine.can_run_with(inputs):
             return self.engine.forward(inputs)
         self.engine.count_fallback()
@@ -93,13 +93,13 @@ class EngineOnly(torch.nn.Module):
         engine_inputs: which of the inputs the engine takes, in its order.
     """
 
-    def __init__(self, engine: Any, engine_inputs: List[int]):
+    def __init__(self, engine: Any, engine_inputs: list[int]):
         super().__init__()
         self.engine = engine
-        self.engine_inputs = torch.jit.Attribute(engine_inputs, List[int])
+        self.engine_inputs = torch.jit.Attribute(engine_inputs, list[int])
 
-    def forward(self, inputs: List[Tensor]) -> List[Tensor]:
-        given: List[Tensor] = []
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        given: list[Tensor] = []
         for position in self.engine_inputs:
             given.append(inputs[position])
         return self.engine.forward(given)
@@ -114,6 +114,6 @@ class RecordingSubgraph(torch.nn.Module):
         self.session = session
         self.number = number
 
-    def forward(self, inputs: List[Tensor]) -> List[Tensor]:
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         torch.ops.torch_trt_ext_passes.record(inputs, self.session, self.number)
         return self.subgraph(inputs)

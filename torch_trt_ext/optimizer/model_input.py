@@ -47,25 +47,50 @@ def read_model(model: Any, device: torch.device, example: tuple[Any, ...] | None
         RuntimeError: the file is no TorchScript.
     """
     if isinstance(model, (str, os.PathLike)):
-        path = os.fspath(model)
-        if not os.path.exists(path):
-            raise FileNotFoundError(f"model must be the path of a TorchScript file, but there is none at {path!r}")
-        return ModelInput(torch.jit.load(path, map_location=device), "torch_script", os.path.basename(path))
+        return ModelInput(_load(os.fspath(model), device), "torch_script", os.path.basename(model))
     if not isinstance(model, torch.nn.Module):
         raise TypeError(
             f"model must be a torch.nn.Module, a ScriptModule or the path of a saved one, got {type(model).__name__}"
         )
-    if getattr(model, "training", False):
-        raise ValueError("model must be in evaluation mode, got training mode; call model.eval() before optimize()")
+    _check_mode(model, "call model.eval() before optimize()")
     if isinstance(model, torch.jit.ScriptModule):
         return ModelInput(_on_device(model, device), "torch_script", "unnamed.pt")
     script, remarks = _to_script(_on_device(model, device), example, prefer)
     return ModelInput(script, "torch_module", "unnamed.pt", remarks)
 
 
+def _load(path: str, device: torch.device) -> torch.jit.ScriptModule:
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"model must be the path of a TorchScript file, but there is no file at {path!r}")
+    try:
+        script: torch.jit.ScriptModule = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"model must be the path of a TorchScript file, as torch.jit.save writes it, but {path!r} cannot be read "
+            f"as one: {_first_line(error)}. A file of torch.save holds a module or weights: load it yourself, and give "
+            "the module"
+        ) from error
+    _check_mode(script, "load the file, call eval(), and give the module or save it again")
+    return script
+
+
+def _check_mode(model: torch.nn.Module, remedy: str) -> None:
+    # Frozen modules have no mode. The mode of a trace whose root was never told is of no consequence, and PAI-Blade's
+    # tutorial makes such a one.
+    if getattr(model, "training", False) and _depends_on_mode(model):
+        raise ValueError(f"model must be in evaluation mode, got training mode; {remedy}")
+
+
+def _depends_on_mode(model: torch.nn.Module) -> bool:
+    if not isinstance(model, torch.jit.ScriptModule):
+        return True
+    graph: Any = model.inlined_graph
+    return any(node.s("name") == "training" for node in graph.findAllNodes("prim::GetAttr"))
+
+
 def _on_device(model: Any, device: torch.device) -> Any:
     tensors = [*model.parameters(), *model.buffers()]
-    if all(tensor.device.type == device.type for tensor in tensors):
+    if all(tensor.device == device for tensor in tensors):
         return model
     return copy.deepcopy(model).to(device)
 
@@ -80,7 +105,10 @@ def _to_script(
         if example is None:
             raise ValueError("tracing needs test_data or input_shapes")
         with torch.no_grad():
-            return torch.jit.trace(copy.deepcopy(module), detach_clone(example), check_trace=False, strict=False)
+            example_inputs = detach_clone(example)
+            return torch.jit.trace(  # type: ignore[no-untyped-call]
+                copy.deepcopy(module), example_inputs, check_trace=False, strict=False
+            )
 
     ways = {"script": script, "trace": trace}
     order = [prefer, *(way for way in ways if way != prefer)]
@@ -104,12 +132,13 @@ def _to_script(
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return lines[0].rstrip(":") if lines else type(error).__name__
 
 
 def argument_names(script: torch.jit.ScriptModule) -> list[str]:
     """What ``forward`` calls its arguments, without ``self``."""
-    return [argument.name for argument in script._c._get_method("forward").schema.arguments[1:]]  # type: ignore[attr-defined]
+    module: Any = script._c
+    return [argument.name for argument in module._get_method("forward").schema.arguments[1:]]
 
 
 def freeze(script: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
@@ -119,6 +148,7 @@ def freeze(script: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     """
     duplicate = copy.deepcopy(script)
     if hasattr(duplicate, "training"):
-        return torch.jit.freeze(duplicate.eval())
+        frozen: torch.jit.ScriptModule = torch.jit.freeze(duplicate.eval())
+        return frozen
     # Frozen already: it has no mode any more.
     return duplicate

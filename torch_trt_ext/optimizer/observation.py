@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from torch_trt_ext import _C
-from torch_trt_ext.optimizer.structures import detach_clone
+from torch_trt_ext.optimizer.script_module import wrap
+from torch_trt_ext.optimizer.structures import detach_clone, flatten_tensors
+
+#: Makes a model in its initial state, sharing nothing that runs write to.
+ModelMaker = Callable[[], Any]
 
 
 @contextlib.contextmanager
@@ -40,5 +45,38 @@ def observe(model: _C.PreparedModel, items: Sequence[tuple[Any, ...]]) -> _C.Ses
     with session() as number:
         for item in items:
             # State that a run writes to starts anew for each item, as it does for the other runs on it.
-            run(torch.jit._recursive.wrap_cpp_module(model.observed(number)), [item])
+            observed = wrap(model.observed(number))
+            run(observed, [item])
         return _C.read_session(number)
+
+
+def repeatable(make: ModelMaker, item: tuple[Any, ...]) -> Callable[[], object]:
+    """A call of a model, to be timed: it finds arguments and buffers as the first one did.
+
+    Putting back what the model wrote to is part of the call. The model runs once here.
+
+    Args:
+        make: makes the model.
+        item: its arguments; they are copied.
+    """
+    with torch.no_grad():
+        model, arguments = make(), detach_clone(item)
+        tensors = _state(model, arguments)
+        versions = [tensor._version for tensor in tensors]
+        model(*arguments)
+        written = [number for number, tensor in enumerate(tensors) if tensor._version != versions[number]]
+        if not written:
+            return lambda: model(*arguments)
+        initial = _state(make(), detach_clone(item))
+    pairs = [(tensors[number], initial[number]) for number in written]
+
+    def call() -> object:
+        for tensor, before in pairs:
+            tensor.copy_(before)
+        return model(*arguments)
+
+    return call
+
+
+def _state(model: Any, arguments: tuple[Any, ...]) -> list[Tensor]:
+    return [*(tensor for _, tensor in flatten_tensors(arguments)), *model.buffers(), *model.parameters()]

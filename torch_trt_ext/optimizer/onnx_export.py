@@ -121,7 +121,7 @@ def export(graph: Any, inputs: Sequence[Tensor], dynamic_dims: Sequence[Sequence
             torch.onnx.export(
                 function,
                 tuple(inputs),
-                buffer,
+                buffer,  # type: ignore[arg-type]
                 dynamo=False,
                 opset_version=OPSET,
                 input_names=names,
@@ -170,7 +170,7 @@ def _operator_in(message: str) -> str:
 
 
 def _tidied(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Drops inputs that nothing reads, and puts an Identity where an output is an input, a constant or another output."""
+    """Drops inputs that nothing reads, and puts an Identity where an output is an input or another output."""
     graph = model.graph
     read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
     for node in graph.node:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from torch_trt_ext.optimizer.sample_texts import DEFAULT_RANGE, Range, Shape, parse_ranges, parse_shapes
 from torch_trt_ext.optimizer.structures import (
     describe,
     detach_clone,
@@ -22,21 +22,9 @@ from torch_trt_ext.optimizer.structures import (
 #: Seed of what is generated: the same shapes and ranges give the same tensors everywhere.
 _SEED = 0
 
-_SHAPE_EXAMPLE = 'write dimensions separated by "*", as in input_shapes=[["1*3*224*224", "1*512"]]'
-_RANGE_EXAMPLE = (
-    'write "[0.1, 0.4]" for float32, "[0, 255]" for int64, or "{0,1,2}" for a choice of int64, '
-    'as in input_ranges=[["[0.0, 1.0]", "[0, 255]"]]'
-)
 _DATA_EXAMPLE = "write test_data=[(images,)], a list of tuples, each with the arguments of one call"
 
-_NUMBER = r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*"
-_INTERVAL = re.compile(rf"\[{_NUMBER},{_NUMBER}\]")
-_CHOICE = re.compile(r"\{(\s*[-+]?\d+\s*(?:,\s*[-+]?\d+\s*)*)\}")
-_INTEGER = re.compile(r"[-+]?\d+")
-_INT64 = torch.iinfo(torch.int64)
-
-_Shape = tuple[int, ...]
-_Signature = tuple[tuple[_Shape, torch.dtype], ...]
+_Signature = tuple[tuple[Shape, torch.dtype], ...]
 
 
 @dataclass(frozen=True)
@@ -47,11 +35,15 @@ class Samples:
         items: the positional arguments of one call each; no memory is shared with the user's tensors or between items.
         source: "user provided" or "generated", as in PAI-Blade's report.
         message: what a reader of the report should know about them; may be empty.
+        origins: where each item comes from, for messages: ``test_data[0]``.
+        argument_names: what ``forward`` calls its arguments, in order, without ``self``.
     """
 
     items: list[tuple[Any, ...]]
     source: Literal["user provided", "generated"]
     message: str
+    origins: list[str]
+    argument_names: list[str]
 
     @property
     def shape_variation(self) -> Literal["undefined", "static", "dynamic"]:
@@ -60,6 +52,27 @@ class Samples:
             return "undefined"
         shapes = {tuple(shape for shape, _ in _signature(item)) for item in self.items}
         return "static" if len(shapes) == 1 else "dynamic"
+
+    def within(
+        self, profile: Mapping[str, Sequence[Sequence[int]]], *, exactly_optimal: bool = False
+    ) -> list[tuple[Any, ...]]:
+        """The items whose shapes are in a profile's range.
+
+        Args:
+            profile: from a name or path of a tensor to its smallest, optimal and largest shape.
+            exactly_optimal: whether only the optimal shapes count.
+        """
+
+        def fits(item: tuple[Any, ...]) -> bool:
+            tensors = _tensors_by_path(item, self.argument_names)
+            for name, (smallest, optimal, largest) in profile.items():
+                low, high = (optimal, optimal) if exactly_optimal else (smallest, largest)
+                shape = tensors[name].shape if name in tensors else ()
+                if len(shape) != len(low) or not all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True)):
+                    return False
+            return True
+
+        return [item for item in self.items if fits(item)]
 
     def info(self) -> str:
         """The tensors as PAI-Blade's report lists them, a line each: ``0 shape: (1, 3, 480, 640) data type: float32``.
@@ -112,8 +125,8 @@ def make_samples(
     target = torch.device("cuda" if device == "gpu" else device)
     data = _check_data(test_data)
     _check_inputs(inputs, argument_names)
-    sets = _parse_sets(input_shapes, "input_shapes", _is_shape, _parse_shape)
-    ranges = _parse_sets(input_ranges, "input_ranges", _is_range, _parse_range)
+    sets = parse_shapes(input_shapes)
+    ranges = parse_ranges(input_ranges)
     if not data and not sets:
         raise ValueError(
             "optimize() needs something to run the model on: give test_data=[(images,)], a list of tuples of "
@@ -123,23 +136,27 @@ def make_samples(
         items = _generate(sets, ranges, inputs, argument_names)
         source: Literal["user provided", "generated"] = "generated"
         message = "Inputs were generated from input_shapes; real test_data makes accuracy and speed more telling."
-        resized_items: list[tuple[Any, ...]] = []
+        resized_items: list[tuple[tuple[Any, ...], str]] = []
     else:
         items = data
         source = "user provided"
         message = "input_ranges was not used: values come from test_data." if ranges else ""
         resized_items = [
-            _at_set(items[0], shapes, f"input_shapes[{number}]", inputs, argument_names)
+            (_at_set(items[0], shapes, f"input_shapes[{number}]", inputs, argument_names), f"input_shapes[{number}]")
             for number, shapes in enumerate(sets)
         ]
+    origins = [f"{'test_data' if data else 'input_shapes'}[{number}]" for number in range(len(items))]
     for number, profile in enumerate(profiles):
-        resized_items += _at_profile(items[0], profile, f"shape profile {number}", argument_names)
+        sizes = [f"shape profile {number} at its {which} shapes" for which in ("smallest", "optimal", "largest")]
+        at = _at_profile(items[0], profile, f"shape profile {number}", argument_names)
+        resized_items += zip(at, sizes, strict=True)
     seen = {_signature(item) for item in items}
-    for item in resized_items:
+    for item, origin in resized_items:
         if _signature(item) not in seen:
             seen.add(_signature(item))
             items.append(item)
-    return Samples([detach_clone(item, target) for item in items], source, message)
+            origins.append(origin)
+    return Samples([detach_clone(item, target) for item in items], source, message, origins, list(argument_names))
 
 
 def resized(tensor: Tensor, shape: Sequence[int]) -> Tensor:
@@ -209,113 +226,9 @@ def _check_inputs(inputs: Sequence[str] | None, argument_names: Sequence[str]) -
         raise ValueError(f"inputs names {unknown}, which forward does not take; it takes {list(argument_names)}")
 
 
-def _parse_sets(
-    value: object, subject: str, is_one: Callable[[object], bool], parse: Callable[[object, str], Any]
-) -> list[list[Any]]:
-    """Reads alternative sets; what is plainly a single entry or a single set is put into the lists that it lacks."""
-    if value is None:
-        return []
-    if is_one(value):
-        value = [[value]]
-    if not isinstance(value, (list, tuple)):
-        raise TypeError(f"{subject} must be a list of lists, got {describe(value)}")
-    if value and all(is_one(element) for element in value):
-        value = [value]
-    sets = []
-    for number, entries in enumerate(value):
-        where = f"{subject}[{number}]"
-        if not isinstance(entries, (list, tuple)):
-            raise TypeError(f"{where} must be a list with one entry for each input tensor, got {describe(entries)}")
-        if not entries:
-            raise ValueError(f"{where} must have one entry for each input tensor, got none")
-        sets.append([parse(entry, f"{where}[{index}]") for index, entry in enumerate(entries)])
-    return sets
-
-
-def _is_shape(value: object) -> bool:
-    """Whether a value is one shape wherever it stands; an empty list is one only inside a set."""
-    if isinstance(value, str):
-        return True
-    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(size, int) for size in value)
-
-
-def _parse_shape(value: object, where: str) -> _Shape:
-    if isinstance(value, str):
-        sizes = value.split("*")
-        if not all(_INTEGER.fullmatch(size.strip()) for size in sizes):
-            raise ValueError(f"{where} must be a shape, got {value!r}; {_SHAPE_EXAMPLE}")
-        shape = tuple(int(size) for size in sizes)
-    elif isinstance(value, (list, tuple)) and all(isinstance(size, int) for size in value):
-        shape = tuple(value)
-    else:
-        raise TypeError(f"{where} must be a string or a list of ints, got {describe(value)}; {_SHAPE_EXAMPLE}")
-    if any(size < 1 for size in shape):
-        raise ValueError(
-            f"{where} must have sizes of 1 or more, got {value!r}; sizes that vary are several sets, "
-            'as [["1*3*224*224"], ["8*3*224*224"]]'
-        )
-    return shape
-
-
-@dataclass(frozen=True)
-class _Range:
-    """Values to draw from.
-
-    Attributes:
-        low: smallest value.
-        high: largest value.
-        choice: all values, where they are listed.
-        whole: whether the tensor is int64; float32 otherwise.
-    """
-
-    low: float
-    high: float
-    choice: tuple[int, ...] = ()
-    whole: bool = False
-
-    def draw(self, shape: _Shape, generator: torch.Generator) -> Tensor:
-        if self.choice:
-            values = torch.tensor(self.choice, dtype=torch.int64)
-            return values[torch.randint(len(self.choice), shape, generator=generator)]
-        if self.whole:
-            return torch.randint(int(self.low), int(self.high) + 1, shape, generator=generator)
-        uniform = torch.rand(shape, generator=generator, dtype=torch.float32)
-        # Rounding to float32 may pass the upper end.
-        return (self.low + uniform * (self.high - self.low)).clamp_(self.low, self.high)
-
-
-_DEFAULT_RANGE = _Range(0.0, 1.0)
-
-
-def _is_range(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _parse_range(value: object, where: str) -> _Range:
-    if not isinstance(value, str):
-        raise TypeError(f"{where} must be a string, got {describe(value)}; {_RANGE_EXAMPLE}")
-    if match := _CHOICE.fullmatch(value.strip()):
-        choice = tuple(int(number) for number in match[1].split(","))
-        parsed = _Range(min(choice), max(choice), choice, whole=True)
-    elif match := _INTERVAL.fullmatch(value.strip()):
-        if all(_INTEGER.fullmatch(end) for end in match.groups()):
-            parsed = _Range(int(match[1]), int(match[2]), whole=True)
-        else:
-            parsed = _Range(float(match[1]), float(match[2]))
-    else:
-        raise ValueError(f"{where} must be a range, got {value!r}; {_RANGE_EXAMPLE}")
-    if parsed.low > parsed.high:
-        raise ValueError(f"{where} must go from the smaller to the larger end, got {value!r}")
-    # One less than the largest int64, since randint excludes its upper end; half of float32's, so that a width fits.
-    limit = _INT64.max - 1 if parsed.whole else torch.finfo(torch.float32).max / 2
-    if max(-parsed.low, parsed.high) > limit:
-        raise ValueError(f"{where} must stay within {limit} of 0, got {value!r}")
-    return parsed
-
-
 def _generate(
-    sets: list[list[_Shape]],
-    ranges: list[list[_Range]],
+    sets: list[list[Shape]],
+    ranges: list[list[Range]],
     inputs: Sequence[str] | None,
     argument_names: Sequence[str],
 ) -> list[tuple[Any, ...]]:
@@ -342,7 +255,7 @@ def _generate(
                 f"inputs must name the first arguments of forward, which takes {list(argument_names)}, got {names}; "
                 "give test_data to leave one out or to reach into nested arguments"
             )
-        drawn = ranges[number % len(ranges)] if ranges else [_DEFAULT_RANGE] * len(shapes)
+        drawn = ranges[number % len(ranges)] if ranges else [DEFAULT_RANGE] * len(shapes)
         if len(drawn) != len(shapes):
             raise ValueError(
                 f"input_ranges[{number % len(ranges)}] must have one range for each of the {len(shapes)} shapes of "
@@ -367,7 +280,7 @@ def _tensors_by_path(item: tuple[Any, ...], argument_names: Sequence[str]) -> di
 
 def _at_set(
     item: tuple[Any, ...],
-    shapes: list[_Shape],
+    shapes: list[Shape],
     where: str,
     inputs: Sequence[str] | None,
     argument_names: Sequence[str],
@@ -390,7 +303,7 @@ def _at_profile(
 ) -> list[tuple[Any, ...]]:
     """An item at a profile's smallest, optimal and largest shapes."""
     tensors = _tensors_by_path(item, argument_names)
-    at: list[dict[str, _Shape]] = [{}, {}, {}]
+    at: list[dict[str, Shape]] = [{}, {}, {}]
     for name, triple in profile.items():
         for targets, shape in zip(at, triple, strict=True):
             targets[name] = tuple(shape)
@@ -398,7 +311,7 @@ def _at_profile(
     return [_with_shapes(item, targets, argument_names) for targets in at]
 
 
-def _check_target(where: str, name: str, shape: _Shape, tensors: Mapping[str, Tensor]) -> None:
+def _check_target(where: str, name: str, shape: Shape, tensors: Mapping[str, Tensor]) -> None:
     if name not in tensors:
         raise ValueError(
             f"{where} names {name!r}, which is no tensor of the first item; its tensors are {list(tensors)}"
@@ -410,7 +323,7 @@ def _check_target(where: str, name: str, shape: _Shape, tensors: Mapping[str, Te
         )
 
 
-def _with_shapes(item: tuple[Any, ...], shapes: Mapping[str, _Shape], argument_names: Sequence[str]) -> tuple[Any, ...]:
+def _with_shapes(item: tuple[Any, ...], shapes: Mapping[str, Shape], argument_names: Sequence[str]) -> tuple[Any, ...]:
     """An item with the tensors at some paths resized."""
     paths = iter(_tensors_by_path(item, argument_names))
 

@@ -17,7 +17,11 @@ from torch_trt_ext.config import Config
 from torch_trt_ext.optimizer import engine_module, observation, onnx_export, support
 from torch_trt_ext.optimizer.accuracy import Comparison, compare
 from torch_trt_ext.optimizer.engine_builder import BuiltEngine, EngineBuilder, Precision, ShapeRanges
-from torch_trt_ext.optimizer.latency import Latency, compare_latency
+from torch_trt_ext.optimizer.latency import Latency, compare_latency, measure
+from torch_trt_ext.optimizer.script_module import wrap
+
+#: Share of the model's time below which a subgraph gets no engine.
+_MIN_SHARE = 0.01
 
 #: Largest finite numbers.
 _LARGEST = {"float16": 65504.0, "bfloat16": 3.38e38, "float32": float("inf")}
@@ -93,11 +97,13 @@ class Unconvertible(Exception):
 
     Attributes:
         reasons: why, by node number.
+        is_operators_fault: whether each of these was found to fail by itself, so that others of its kind may as well.
     """
 
-    def __init__(self, reasons: dict[int, str]) -> None:
+    def __init__(self, reasons: dict[int, str], *, is_operators_fault: bool = False) -> None:
         super().__init__("; ".join(sorted(set(reasons.values()))))
         self.reasons = reasons
+        self.is_operators_fault = is_operators_fault
 
 
 class SubgraphFactory:
@@ -158,7 +164,7 @@ class SubgraphFactory:
             outputs=outputs,
             with_data=with_data,
             operators=prepared.subgraph_operators(index),
-            fallback=torch.jit._recursive.wrap_cpp_module(prepared.fallback(index)),
+            fallback=wrap(prepared.fallback(index)),
         )
 
     def _dynamic_dims(self, value: int) -> list[int]:
@@ -175,7 +181,9 @@ class SubgraphFactory:
         try:
             model = self._export(subgraph, self._prepared.subgraph_length(subgraph.index))
         except onnx_export.ExportError as error:
-            raise Unconvertible(self._blame(subgraph, error)) from error
+            blamed = self._blame(subgraph, error)
+            alone = all(not self._nodes[number].kind.startswith("prim::") for number in blamed)
+            raise Unconvertible(blamed, is_operators_fault=alone) from error
         refusals = self._builder.refusals(model)
         if refusals:
             raise Unconvertible(self._blame_refused(subgraph, model, refusals))
@@ -190,9 +198,7 @@ class SubgraphFactory:
         examples = []
         for value in subgraph.inputs:
             record = self._values[value]
-            examples.append(
-                torch.zeros(record.max_shape, dtype=support.DTYPES[record.dtype], device=self._device)
-            )
+            examples.append(torch.zeros(record.max_shape, dtype=support.DTYPES[record.dtype], device=self._device))
         return onnx_export.export(graph, examples, [self._dynamic_dims(value) for value in subgraph.inputs])
 
     def _blame(self, subgraph: Subgraph, error: onnx_export.ExportError) -> dict[int, str]:
@@ -212,9 +218,7 @@ class SubgraphFactory:
                 fails, reason = middle, f"has no ONNX form: {partial}"
         return {self._prepared.subgraph_node(subgraph.index, fails - 1): reason}
 
-    def _blame_refused(
-        self, subgraph: Subgraph, model: onnx.ModelProto, refusals: Sequence[Any]
-    ) -> dict[int, str]:
+    def _blame_refused(self, subgraph: Subgraph, model: onnx.ModelProto, refusals: Sequence[Any]) -> dict[int, str]:
         reasons = {}
         for refusal in refusals:
             for node in model.graph.node:
@@ -293,10 +297,53 @@ def record_calls(prepared: _C.PreparedModel, subgraphs: Sequence[Subgraph], item
             for subgraph in subgraphs:
                 recorder = engine_module.RecordingSubgraph(subgraph.fallback, number, subgraph.index)
                 recorders[subgraph.index] = (subgraph.name, torch.jit.script(recorder)._c)
-            observation.run(torch.jit._recursive.wrap_cpp_module(prepared.assembled(recorders)), [item])
+            observation.run(wrap(prepared.assembled(recorders)), [item])
             calls = _C.read_session(number).calls
         for subgraph in subgraphs:
             subgraph.calls += calls.get(subgraph.index, [])
+
+
+def find_idle(
+    prepared: _C.PreparedModel,
+    subgraphs: Sequence[Subgraph],
+    session: _C.Session,
+    items: Sequence[tuple[Any, ...]],
+    observed_items: int,
+    device: torch.device,
+) -> dict[int, str]:
+    """Which subgraphs take so little of the model's time that no engine is worth its building, with the reason.
+
+    Args:
+        prepared: the model, divided.
+        subgraphs: with recorded calls.
+        session: what was seen of the model's values.
+        items: what the model runs on; the first is timed.
+        observed_items: how many items the session saw.
+        device: where the model runs.
+    """
+    try:
+        whole_ms = _quick(observation.repeatable(lambda: wrap(prepared.assembled({})), items[0]), device)
+    except Exception:  # whatever a model raises that cannot be called again and again: every subgraph is worth trying
+        return {}
+    idle = {}
+    for subgraph in subgraphs:
+        if not subgraph.calls:
+            continue
+        calls = max(session.values[value].count for value in subgraph.outputs) / observed_items
+        part_ms = calls * _quick(_caller(subgraph), device)
+        if part_ms < _MIN_SHARE * whole_ms:
+            idle[subgraph.index] = (
+                f"is in a subgraph that takes {part_ms:.3g} of the model's {whole_ms:.3g} ms, too little for an engine"
+            )
+    return idle
+
+
+def _caller(subgraph: Subgraph) -> Callable[[], object]:
+    return lambda: subgraph.fallback(subgraph.calls[0])
+
+
+def _quick(call: Callable[[], object], device: torch.device) -> float:
+    return measure(call, device=device, warmup=3, runs=5, max_seconds=5.0).median_ms
 
 
 def engine_call(candidate: Candidate, call: Sequence[Tensor]) -> list[Tensor]:
@@ -306,23 +353,24 @@ def engine_call(candidate: Candidate, call: Sequence[Tensor]) -> list[Tensor]:
 
 
 def verify(candidate: Candidate, config: Config) -> None:
-    """Compares the engine with its subgraph in float32, and fills in the comparison and why it is rejected, if it is."""
+    """Compares the engine with its subgraph in float32, and notes why it is rejected, if it is."""
     subgraph = candidate.subgraph
+    worst: Comparison | None = None
     for call in subgraph.calls:
         with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             expected = subgraph.fallback(list(call))
         expected = [expected[position] for position in subgraph.data_outputs]
         comparison = compare(expected, engine_call(candidate, call))
-        if candidate.comparison is None or comparison.relative > candidate.comparison.relative:
-            candidate.comparison = comparison
-    comparison = candidate.comparison
-    assert comparison is not None
+        if worst is None or comparison.relative > worst.relative:
+            worst = comparison
+    assert worst is not None
+    candidate.comparison = worst
     limit = config.accuracy.max_relative_error
-    if not config.accuracy.check or comparison.within(limit):
+    if not config.accuracy.check or worst.within(limit):
         return
     forgiven = config.gpu_config.disable_fp16_accuracy_check and candidate.precision != "float32"
-    if not forgiven or not comparison.within(float("inf")):
-        candidate.rejected = f"its engine in {candidate.precision} is not accurate: {comparison.explain(limit)}"
+    if not forgiven or not worst.within(float("inf")):
+        candidate.rejected = f"its engine in {candidate.precision} is not accurate: {worst.explain(limit)}"
 
 
 def time_against_torch(candidate: Candidate, config: Config, device: torch.device) -> None:
@@ -331,7 +379,7 @@ def time_against_torch(candidate: Candidate, config: Config, device: torch.devic
     call = subgraph.calls[0]
     timing = config.timing
     calls: dict[str, Callable[[], object]] = {
-        "torch": lambda: subgraph.fallback(call),
+        "torch": _caller(subgraph),
         "engine": lambda: engine_call(candidate, call),
     }
     latencies = compare_latency(
@@ -345,8 +393,8 @@ def time_against_torch(candidate: Candidate, config: Config, device: torch.devic
     speedup = candidate.torch_latency.median_ms / candidate.engine_latency.median_ms
     if timing.compare and speedup < timing.min_speedup:
         candidate.rejected = (
-            f"its engine is not faster: {candidate.engine_latency.median_ms:.3g} ms against "
-            f"{candidate.torch_latency.median_ms:.3g} ms in PyTorch"
+            f"its engine is {speedup:.2f} times as fast, less than min_speedup {timing.min_speedup:g}: "
+            f"{candidate.engine_latency.median_ms:.3g} ms against {candidate.torch_latency.median_ms:.3g} ms in PyTorch"
         )
 
 

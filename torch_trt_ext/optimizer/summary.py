@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from torch_trt_ext._C import NodeInfo, Session
 from torch_trt_ext.config import Config
@@ -16,6 +20,24 @@ from torch_trt_ext.optimizer.report import NO_INPUT_INFORMATION, Overall, PassRe
 from torch_trt_ext.optimizer.samples import Samples
 from torch_trt_ext.optimizer.subgraphs import Candidate
 from torch_trt_ext.optimizer.support import count_flops, occurrences
+
+#: Nodes that hold a program together: they take no time, so that nobody misses them in an engine.
+_STRUCTURE = {
+    "prim::Constant",
+    "prim::DictConstruct",
+    "prim::GetAttr",
+    "prim::ListConstruct",
+    "prim::ListUnpack",
+    "prim::TupleConstruct",
+    "prim::TupleUnpack",
+    "prim::unchecked_cast",
+}
+
+#: Where torch is installed, which says nothing in a source line.
+_PACKAGES = f"{Path(torch.__file__).parent.parent}/"
+
+#: Reasons that the diagnosis names.
+_LISTED_REASONS = 3
 
 
 @dataclass
@@ -89,6 +111,20 @@ def summarize(outcome: Outcome) -> Report:
     )
 
 
+def why_no_engine(outcome: Outcome) -> str:
+    """Why operators stay in PyTorch, the reasons of most operators first."""
+    operators = [number for number in sorted(outcome.left) if not outcome.nodes[number].kind.startswith("prim::")]
+    reasons = Counter(outcome.left[number] for number in operators)
+    if not reasons:
+        return "no engine was kept, since the model has no operators on tensors"
+    listed = [
+        f"{count} operator{'s' * (count != 1)}: {reason}" for reason, count in reasons.most_common(_LISTED_REASONS)
+    ]
+    others = len(operators) - sum(count for _, count in reasons.most_common(_LISTED_REASONS))
+    further = [f"{others} more for other reasons, see left_in_torch"] if others else []
+    return f"no engine was kept. {'; '.join(listed + further)}"
+
+
 def _message(outcome: Outcome) -> str:
     sentences = [outcome.samples.message, *outcome.remarks]
     text = "; ".join(sentence for sentence in sentences if sentence)
@@ -147,9 +183,9 @@ def _left(outcome: Outcome) -> list[dict[str, Any]]:
     entries = []
     for number in sorted(outcome.left):
         node = outcome.nodes[number]
-        if number in covered or node.kind == "prim::Constant":
+        if number in covered or node.kind in _STRUCTURE:
             continue
-        source = ", ".join(part for part in (node.source, node.module_path) if part)
+        source = ", ".join(part for part in (node.source.removeprefix(_PACKAGES), node.module_path) if part)
         entries.append({"node": names[number], "source": source, "reason": outcome.left[number]})
     return entries
 
@@ -175,7 +211,9 @@ def _coverage(outcome: Outcome) -> dict[str, Any]:
         return {}
     covered = _covered(outcome)
     operators = [
-        node for node in outcome.nodes if node.kind.startswith("aten::") and node.outputs and _ran(node, outcome.session)
+        node
+        for node in outcome.nodes
+        if node.kind.startswith("aten::") and node.outputs and _ran(node, outcome.session)
     ]
     flops = {node.id: count_flops(node, outcome.session.values) for node in operators}
     total = sum(flops.values())

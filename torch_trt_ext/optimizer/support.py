@@ -35,7 +35,7 @@ _STRUCTURE = {"prim::If", "prim::ListUnpack", "prim::unchecked_cast", "aten::_un
 #: What they give is whatever was in memory.
 _UNINITIALIZED = {"aten::empty", "aten::empty_like", "aten::new_empty", "aten::empty_strided"}
 
-#: Integer arithmetic whose result can leave 32 bits though its arguments do not. OpenVINO's CPU device computes int64 as
+#: Integer arithmetic whose result can leave 32 bits though its arguments do not. On the CPU OpenVINO computes int64 as
 #: int32.
 _GROWING_INTEGERS = {
     "aten::add",
@@ -147,11 +147,10 @@ def _unsupported(node: NodeInfo, values: Mapping[int, ValueRecord], device_type:
             return f"gives a tensor on {record.device}, and the engine's are on {target}"
         if device_type == "cpu" and record.dtype == "Long" and node.kind in _GROWING_INTEGERS:
             return "computes in int64, and the CPU engine only in int32"
-    for value in node.inputs:
-        record = values.get(value)
-        if record is not None and (record.dtype not in _ENGINE_DTYPES or not record.consistent):
+    for record in (values[value] for value in node.inputs if value in values):
+        if record.dtype not in _ENGINE_DTYPES or not record.consistent:
             return f"takes a tensor of dtype {_word(record.dtype)}, which engines do not compute in"
-        if record is not None and not record.device.startswith(target):
+        if not record.device.startswith(target):
             return f"takes a tensor on {record.device}, and the engine's are on {target}"
     return ""
 
@@ -191,7 +190,7 @@ def _is_integer(record: ValueRecord | None) -> bool:
 
 
 def count_flops(node: NodeInfo, values: Mapping[int, ValueRecord]) -> float:
-    """Multiplications and additions of a convolution or matrix product at the largest shapes seen; 0 for other nodes."""
+    """Multiplications and additions of a convolution or matrix product at the largest shapes seen, else 0."""
     record = values.get(node.outputs[0]) if node.outputs else None
     if record is None:
         return 0.0

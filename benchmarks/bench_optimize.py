@@ -1,0 +1,228 @@
+"""Measures optimize() against every other way to run the same model, in one process and in turn.
+
+    python -m benchmarks.bench_optimize --device gpu --models resnet50,vit_b_16 --batch 1,8,128 --out results.json
+
+Answers are checked before anything is timed: each way's against the model's own in float32 without TF32. What cannot be
+compared, fails or answers wrongly is in the results with the reason, and stops nothing. Models are described in
+``benchmarks/models.py``, the other ways in ``benchmarks/peers.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import torch_trt_ext
+from benchmarks.models import ENGINE_MODELS, MODELS, Case, build_case, detections_or_outputs
+from benchmarks.peers import PEERS, Call, Setting, Skipped
+from benchmarks.timing import TIMED_RUNS, WARMUP_RUNS, environment
+from torch_trt_ext.optimizer.accuracy import Comparison, compare
+from torch_trt_ext.optimizer.latency import compare_latency
+from torch_trt_ext.optimizer.structures import detach_clone, flatten_tensors, map_tensors
+
+OURS = "ours"
+
+#: Relative error of a 16-bit model's answers, as optimize() allows by default.
+TOLERANCE = 0.05
+
+Results = dict[str, Any]
+
+
+def _float32(outputs: Any) -> Any:
+    """Outputs of 16-bit models with the reference's dtype, on the CPU."""
+
+    def convert(tensor: Tensor) -> Tensor:
+        return tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.detach().cpu()
+
+    return map_tensors(outputs, convert)
+
+
+def _answers(case: Case, call: Call) -> Any:
+    with torch.no_grad():
+        outputs = call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return _float32(detach_clone(detections_or_outputs(case, outputs)))
+
+
+def _reference(case: Case) -> Any:
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        return _answers(case, lambda: case.plain(*case.arguments))
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def _optimize(case: Case, device: torch.device, args: argparse.Namespace) -> tuple[Call, Results, str]:
+    """The optimized model, what its report says, and what its largest engine computes in."""
+    config = torch_trt_ext.Config()
+    config.timing.max_seconds = args.max_seconds
+    config.progress = False
+    config.cache.enabled = args.cache is not None
+    if args.cache is not None:
+        config.cache.folder = str(args.cache)
+    # The engine's detections are plain tensors, whose order rounding changes; they are matched and checked here.
+    config.gpu_config.disable_fp16_accuracy_check = case.postprocess is not None
+    started = time.perf_counter()
+    optimized, _, report = torch_trt_ext.optimize(
+        case.model,
+        "o1",
+        device_type="gpu" if device.type == "cuda" else "cpu",
+        config=config,
+        test_data=[case.arguments],
+    )
+    seconds = time.perf_counter() - started
+    engines = [
+        {key: engine[key] for key in ("name", "precision", "operators", "plan_bytes", "build_seconds", "from_cache")}
+        | {"kept_float32": len(engine["kept_float32"]), "error": engine["error"]["relative"]}
+        | {"speedup": engine["latency"].get("speedup")}
+        for engine in report["engines"]
+    ]
+    summary = {
+        "optimize_seconds": round(seconds, 2),
+        "overall": report["overall"],
+        "message": report["diagnosis"]["message"],
+        "coverage": report["coverage"],
+        "accuracy": report["accuracy"].get("model", {}).get("relative"),
+        "left_in_torch": len(report["left_in_torch"]),
+        "engines": engines,
+    }
+    largest = max(report["engines"], key=lambda engine: engine["operators"], default={"precision": "float32"})
+    return lambda: optimized(*case.arguments), summary, largest["precision"]
+
+
+def _entry(comparison: Comparison) -> Results:
+    if not comparison.within(TOLERANCE):
+        return {"status": "wrong", "reason": comparison.explain(TOLERANCE)}
+    return {"status": "checked", "relative_error": float(f"{comparison.relative:.3g}")}
+
+
+def measure_case(case: Case, device: torch.device, args: argparse.Namespace) -> Results:
+    """Checks and times a model in all ways.
+
+    Args:
+        case: on the device.
+        device: where all run.
+        args: the command line's.
+
+    Returns:
+        For JSON: one entry for each way, with its latency or why it has none, and what optimize() reported.
+    """
+    reference = _reference(case)
+    call, summary, precision = _optimize(case, device, args)
+    setting = Setting(case, device, precision, args.cache)
+    calls: dict[str, Call] = {}
+    entries: dict[str, Results] = {}
+    for name in (*PEERS, OURS):
+        try:
+            made = call if name == OURS else PEERS[name](setting)
+            entries[name] = _entry(compare(reference, _answers(case, made)))
+        except Skipped as reason:
+            entries[name] = {"status": "skipped", "reason": str(reason)}
+        except Exception as error:  # whatever another library raises
+            entries[name] = {"status": "failed", "reason": _last_line(error)}
+        else:
+            if entries[name]["status"] == "checked":
+                calls[name] = made
+    latencies = compare_latency(
+        calls, device=device, warmup=args.warmup, runs=args.runs, max_seconds=args.max_seconds * max(1, len(calls))
+    )
+    for name, latency in latencies.items():
+        entries[name] |= {"status": "measured", "latency": latency.as_dict()}
+        if OURS in latencies:
+            entries[name]["times_ours"] = round(latency.median_ms / latencies[OURS].median_ms, 4)
+    return {
+        "inputs": [list(tensor.shape) for _, tensor in flatten_tensors(case.arguments)],
+        "engine_precision": precision,
+        "ways": entries,
+        "report": summary,
+    }
+
+
+def table(measured: Sequence[Results]) -> str:
+    """Median milliseconds of each way as Markdown, and how many times as fast ours is as eager float32."""
+    names = [*PEERS, OURS]
+    lines = [
+        "| model | batch | " + " | ".join(names) + " | ours against eager float32 | raw engine / ours |",
+        "|---" * (len(names) + 4) + "|",
+    ]
+    for result in measured:
+        ways = result.get("ways", {})
+        cells = []
+        for name in names:
+            way = ways.get(name, {"status": "failed"})
+            cells.append(f"{way['latency']['median_ms']:.2f} ms" if "latency" in way else way["status"])
+        for name, words in (("eager float32", "{:.2f}x"), ("raw engine", "{:.3f}")):
+            ratio = ways.get(name, {}).get("times_ours")
+            cells.append("" if ratio is None else words.format(ratio))
+        lines.append(f"| {result['model']} | {result['batch']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    return int(height), int(width)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["gpu", "cpu"], required=True)
+    parser.add_argument("--models", default=",".join(MODELS + ENGINE_MODELS), help="names with commas; default: all")
+    parser.add_argument("--batch", default="1", help="batch sizes with commas")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file")
+    parser.add_argument("--cache", type=Path, help="folder for engines and TensorRT's timings; default: none")
+    parser.add_argument("--size", type=_size, help="height x width in place of each model's own, as 320x320")
+    parser.add_argument("--warmup", type=int, default=WARMUP_RUNS, help="calls of each before the clock starts")
+    parser.add_argument("--runs", type=int, default=TIMED_RUNS, help="calls of each that are timed")
+    parser.add_argument("--max-seconds", type=float, default=60.0, help="for each way of one model, warm-up and all")
+    args = parser.parse_args(arguments)
+    unknown = [name for name in args.models.split(",") if name not in MODELS + ENGINE_MODELS]
+    if unknown:
+        parser.error(f"--models must be of {', '.join(MODELS + ENGINE_MODELS)}, got {', '.join(unknown)}")
+    return args
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = _parse(arguments)
+    device = torch.device("cuda" if args.device == "gpu" else "cpu")
+    measured: list[Results] = []
+    facts = {
+        "command": "python -m benchmarks.bench_optimize " + " ".join(sys.argv[1:] if arguments is None else arguments),
+        "environment": environment(),
+        "tf32_of_eager_float32": {
+            "convolutions": torch.backends.cudnn.allow_tf32,
+            "matrix_products": torch.backends.cuda.matmul.allow_tf32,
+        },
+        "protocol": "median wall clock of a call and the end of its device work, all ways in turn over ten rounds",
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    for name in args.models.split(","):
+        for batch in (int(size) for size in args.batch.split(",")):
+            print(f"{name}, batch {batch}", file=sys.stderr, flush=True)
+            result: Results = {"model": name, "batch": batch}
+            try:
+                size = None if name == "digits_with_engine" else args.size
+                result |= measure_case(build_case(name, device, batch=batch, size=size), device, args)
+            except Exception as error:  # one model's failure, whatever it is, must not cost the others' results
+                result["failed"] = _last_line(error)
+                print(f"failed: {result['failed']}", file=sys.stderr, flush=True)
+            measured.append(result)
+            args.out.write_text(json.dumps({**facts, "results": measured}, indent=2) + "\n")
+            gc.collect()
+            torch.cuda.empty_cache()
+    print(table(measured))
+
+
+if __name__ == "__main__":
+    main()

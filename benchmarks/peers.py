@@ -1,0 +1,255 @@
+"""What an optimized model is compared with: the same model run in every other way that a user could choose."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import io
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from benchmarks.models import Case
+from torch_trt_ext.builders.onnx_openvino import native_precision
+from torch_trt_ext.builders.onnx_tensorrt import build_tensorrt_from_onnx, timing_cache_name
+from torch_trt_ext.builders.openvino_model import import_openvino
+from torch_trt_ext.builders.tensorrt_build import build_logger, import_tensorrt
+from torch_trt_ext.config import KEEP_FLOAT32
+from torch_trt_ext.optimizer.engine_cache import TimingCache
+from torch_trt_ext.optimizer.half_precision import to_half_precision
+from torch_trt_ext.optimizer.onnx_export import OPSET
+from torch_trt_ext.optimizer.structures import flatten_tensors, map_tensors
+
+Call = Callable[[], Any]
+
+_OPENVINO_WORDS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+
+
+class Skipped(Exception):
+    """A peer that cannot be compared here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a peer is made for.
+
+    Attributes:
+        case: the model and its arguments, on the device.
+        device: where it runs.
+        precision: what the optimized model's engines compute in, "float32", "float16" or "bfloat16".
+        cache: folder where TensorRT's timings are kept, or None.
+    """
+
+    case: Case
+    device: torch.device
+    precision: str
+    cache: Path | None
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def half(self) -> torch.dtype:
+        """The 16-bit type of peers that PyTorch runs: what the device is made for."""
+        return torch.float16 if self.on_gpu else torch.bfloat16
+
+    @property
+    def is_detector(self) -> bool:
+        """Whether the whole model has outputs whose shapes depend on data."""
+        return self.case.postprocess is not None or not isinstance(self.case.arguments[0], Tensor)
+
+
+def eager_float32(setting: Setting) -> Call:
+    """PyTorch as it comes: convolutions may use TF32 on a GPU."""
+    case = setting.case
+    return lambda: case.plain(*case.arguments)
+
+
+def _in_half(setting: Setting) -> tuple[nn.Module, tuple[Any, ...]]:
+    if not setting.on_gpu and native_precision() != "bf16":
+        raise Skipped("this processor does not compute in bfloat16")
+
+    def to_half(tensor: Tensor) -> Tensor:
+        tensor = tensor.to(setting.half)
+        return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+    model = copy.deepcopy(setting.case.plain).to(setting.half).to(memory_format=torch.channels_last)
+    return model, map_tensors(setting.case.arguments, to_half)
+
+
+def eager_half(setting: Setting) -> Call:
+    """Weights and inputs in 16 bits and channels last, cast beforehand."""
+    model, arguments = _in_half(setting)
+    return lambda: model(*arguments)
+
+
+def torch_compile(setting: Setting) -> Call:
+    """``torch.compile`` of the 16-bit model, with CUDA graphs on a GPU."""
+    if setting.is_detector:
+        raise Skipped("detectors break into many graphs, of which each shape is compiled anew")
+    model, arguments = _in_half(setting)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, mode="reduce-overhead" if setting.on_gpu else "default")
+    return lambda: compiled(*arguments)
+
+
+def torch_tensorrt(setting: Setting) -> Call:
+    """Torch-TensorRT's own compilation, float32 inputs, float16 where it chooses to."""
+    if not setting.on_gpu:
+        raise Skipped("is for GPUs")
+    if setting.is_detector:
+        raise Skipped("detectors have outputs whose shapes depend on data")
+    try:
+        library = importlib.import_module("torch_tensorrt")
+    except ImportError:
+        raise Skipped("not installed") from None
+    arguments = list(setting.case.arguments)
+    compiled = library.compile(
+        copy.deepcopy(setting.case.plain), ir="dynamo", inputs=arguments, enabled_precisions={torch.float32, torch.half}
+    )
+    return lambda: compiled(*arguments)
+
+
+def raw_engine(setting: Setting) -> Call:
+    """The whole model as one engine, called through the engine library's own Python interface.
+
+    Memory for inputs and outputs is bound once. Of a model with a post-processing engine, the part before is the
+    engine, and that one follows.
+    """
+    case = setting.case
+    if setting.is_detector and case.trunk is None:
+        raise Skipped("its post-processing has shapes that depend on data, so the whole is not one engine")
+    module = case.plain if case.trunk is None else case.trunk
+    with torch.no_grad():
+        example = module(*case.arguments)
+    count = len(flatten_tensors(example))
+    model = _to_onnx(module, case.arguments, count)
+    run = _raw_tensorrt(setting, model) if setting.on_gpu else _raw_openvino(setting, model)
+    if case.trunk is not None:
+        return run
+    if isinstance(example, Mapping):
+        names = list(example)
+        return lambda: dict(zip(names, run(), strict=True))
+    return lambda: run()[0]
+
+
+def _to_onnx(module: nn.Module, arguments: tuple[Any, ...], outputs: int) -> onnx.ModelProto:
+    """One graph of the whole, as torch's own exporter traces it."""
+    buffer = io.BytesIO()
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    # The fused attention of PyTorch's fast path has no ONNX form.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module,
+                arguments,
+                buffer,
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=["input_0"],
+                output_names=[f"output_{index}" for index in range(outputs)],
+            )
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+    return onnx.load_from_string(buffer.getvalue())
+
+
+class _TensorRTContext:
+    """An engine's execution context with everything bound.
+
+    Args:
+        plan: the engine.
+        inputs: by name; they are read at every call.
+    """
+
+    def __init__(self, plan: bytes, inputs: Mapping[str, Tensor]) -> None:
+        trt = import_tensorrt()
+        self._runtime = trt.Runtime(build_logger())
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise RuntimeError("TensorRT could not read the plan that it built; its messages are on stderr")
+        self._context = self._engine.create_execution_context()
+        self._inputs = {name: tensor.contiguous() for name, tensor in inputs.items()}
+        for name, tensor in self._inputs.items():
+            self._context.set_input_shape(name, tuple(tensor.shape))
+            self._context.set_tensor_address(name, tensor.data_ptr())
+        types = {trt.float32: torch.float32, trt.float16: torch.float16, trt.int32: torch.int32}
+        self.outputs: dict[str, Tensor] = {}
+        for index in range(self._engine.num_io_tensors):
+            name = self._engine.get_tensor_name(index)
+            if self._engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT:
+                shape = tuple(self._context.get_tensor_shape(name))
+                self.outputs[name] = torch.empty(shape, dtype=types[self._engine.get_tensor_dtype(name)], device="cuda")
+                self._context.set_tensor_address(name, self.outputs[name].data_ptr())
+
+    def enqueue(self, stream: torch.cuda.Stream) -> None:
+        if not self._context.execute_async_v3(stream.cuda_stream):
+            raise RuntimeError("TensorRT refused to run the engine; its messages are on stderr")
+
+
+def _raw_tensorrt(setting: Setting, model: onnx.ModelProto) -> Callable[[], Sequence[Tensor]]:
+    case = setting.case
+    if setting.precision != "float32":
+        model = to_half_precision(model, half=setting.precision, keep_float32_ops=KEEP_FLOAT32).model
+    images = case.arguments[0]
+    timings = TimingCache(setting.cache, timing_cache_name()) if setting.cache else None
+    plan = build_tensorrt_from_onnx(
+        model, [{"input_0": (tuple(images.shape),) * 3}], timing_cache=timings, what="the whole model"
+    )
+    contexts = [_TensorRTContext(plan.data, {"input_0": images})]
+    names = [f"output_{index}" for index in range(len(contexts[0].outputs))]
+    if case.postprocess is not None:
+        inputs, outputs, _, _ = case.postprocess.io_names()
+        heads = {name: contexts[0].outputs[given] for name, given in zip(inputs, names, strict=True)}
+        contexts.append(_TensorRTContext(bytes(case.postprocess.plan().cpu().numpy()), heads))
+        names = list(outputs)
+    answers = [contexts[-1].outputs[name] for name in names]
+    # TensorRT waits for the GPU on the default stream.
+    stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
+
+    def run() -> Sequence[Tensor]:
+        for context in contexts:
+            context.enqueue(stream)
+        return answers
+
+    return run
+
+
+def _raw_openvino(setting: Setting, model: onnx.ModelProto) -> Callable[[], Sequence[Tensor]]:
+    openvino = import_openvino()
+    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _OPENVINO_WORDS[setting.precision]}
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", options)
+    request = compiled.create_infer_request()
+    images = setting.case.arguments[0].contiguous()
+    request.set_input_tensor(openvino.Tensor(images.numpy(), shared_memory=True))
+    outputs = [torch.empty(tuple(port.shape)) for port in compiled.outputs]
+    for index, output in enumerate(outputs):
+        request.set_output_tensor(index, openvino.Tensor(output.numpy(), shared_memory=True))
+    postprocess = setting.case.postprocess
+
+    def run() -> Sequence[Tensor]:
+        request.infer()
+        return outputs if postprocess is None else postprocess.forward(outputs)
+
+    return run
+
+
+#: Peers by their names in results and tables.
+PEERS: dict[str, Callable[[Setting], Call]] = {
+    "eager float32": eager_float32,
+    "eager 16-bit": eager_half,
+    "torch.compile": torch_compile,
+    "Torch-TensorRT": torch_tensorrt,
+    "raw engine": raw_engine,
+}

@@ -1,0 +1,521 @@
+"""The C++ passes by themselves: what simplify() leaves, how divide() cuts, what observed() records, what assembled() joins."""
+
+import copy
+from typing import Any, Dict, List, Optional, Set, Tuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torch_trt_ext import _C
+from torch_trt_ext.optimizer import observation
+
+# torch.jit.script reads the annotations of forward() as they are written: no `from __future__ import annotations`.
+
+MAX_NODES = 1000
+
+
+def frozen(module: nn.Module) -> Any:
+    return torch.jit.freeze(torch.jit.script(module.eval()))
+
+
+def prepare(module: nn.Module, max_nodes: int = MAX_NODES) -> _C.PreparedModel:
+    model = _C.PreparedModel(frozen(module)._c)
+    model.simplify(max_nodes)
+    return model
+
+
+def kinds(model: _C.PreparedModel) -> Set[str]:
+    return {node.kind for node in model.nodes() if node.kind not in ("prim::Constant", "prim::TupleConstruct")}
+
+
+def numbers(model: _C.PreparedModel, kind: str) -> List[int]:
+    return [node.id for node in model.nodes() if node.kind == kind]
+
+
+def run(module: Any, *arguments: Any) -> Any:
+    with torch.no_grad():
+        return torch.jit._recursive.wrap_cpp_module(module)(*copy.deepcopy(arguments))
+
+
+def subgraph_kinds(model: _C.PreparedModel) -> List[List[str]]:
+    nodes = model.nodes()
+    return [
+        [nodes[number].kind.removeprefix("aten::") for number in model.subgraph_nodes(index)]
+        for index in range(model.subgraph_count())
+    ]
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.arange(8.0).reshape(2, 4) / 8
+
+
+# simplify()
+
+
+class KnownList(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [x]
+        for index in range(2):
+            parts.append(torch.tanh(parts[-1]))
+        parts.insert(0, parts.pop())
+        parts.extend([x] * 2)
+        parts += parts[1:3]
+        del parts[-1]
+        parts.reverse()
+        parts[0] = torch.exp(parts[0])
+        return torch.cat(parts)
+
+
+class KnownDict(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        found = {"a": x}
+        found["b"] = torch.tanh(x)
+        found.update({"c": torch.exp(x)})
+        copied = found.copy()
+        copied["a"] = found.pop("b")
+        if "b" in found:
+            copied["a"] = x
+        total = found.get("d", x)
+        for key, value in copied.items():
+            if key != "c":
+                total = torch.cat([total, value])
+        found.clear()
+        return total if len(found) == 0 else x
+
+
+class ReturnedContainers(nn.Module):
+    def forward(self, x: Tensor) -> Tuple[List[Tensor], Dict[str, Tensor]]:
+        parts = [x]
+        parts.append(torch.tanh(x))
+        named: Dict[str, Tensor] = {}
+        named["a"] = torch.exp(x)
+        return parts, named
+
+
+@pytest.mark.parametrize(
+    ("kind", "left"),
+    [
+        (KnownList, {"aten::tanh", "aten::exp", "aten::cat", "prim::ListConstruct"}),
+        (KnownDict, {"aten::tanh", "aten::cat", "prim::ListConstruct"}),
+        (ReturnedContainers, {"aten::tanh", "aten::exp", "prim::ListConstruct", "prim::DictConstruct"}),
+    ],
+)
+def test_simplify_follows_containers_that_are_known(kind: Any, left: Set[str], x: Tensor) -> None:
+    model = prepare(kind())
+    assert kinds(model) == left
+    torch.testing.assert_close(run(model.assembled({}), x), kind()(x))
+
+
+class GivenList(nn.Module):
+    def forward(self, parts: List[Tensor], x: Tensor) -> Tensor:
+        parts.append(x)
+        return parts[0]
+
+
+class ListOfTwoNames(nn.Module):
+    def forward(self, x: Tensor, flag: bool) -> Tensor:
+        one = [x]
+        chosen = [x, x]
+        if flag:
+            chosen = one
+        chosen.append(torch.tanh(x))
+        return torch.cat(one) if len(one) > 1 else x * 2
+
+
+class ListInLoop(nn.Module):
+    def forward(self, x: Tensor, rounds: int) -> Tensor:
+        parts = [x]
+        for index in range(rounds):
+            x = x + len(parts)
+            parts.append(x)
+        return parts[-1] * len(parts)
+
+
+class DictOfUnknownKeys(nn.Module):
+    def forward(self, x: Tensor, key: str) -> Tensor:
+        found = {"a": x, "b": x * 2}
+        found[key] = torch.tanh(x)
+        return found["a"] + len(found)
+
+
+@pytest.mark.parametrize(
+    ("kind", "calls", "left"),
+    [
+        (GivenList, [([torch.ones(1)], torch.zeros(1)), ([], torch.zeros(1))], "aten::append"),
+        (ListOfTwoNames, [(torch.ones(1), True), (torch.ones(1), False)], "aten::append"),
+        (ListInLoop, [(torch.ones(1), 0), (torch.ones(1), 1), (torch.ones(1), 3)], "aten::len"),
+        (DictOfUnknownKeys, [(torch.ones(1), "a"), (torch.ones(1), "c")], "aten::_set_item"),
+    ],
+)
+def test_simplify_leaves_containers_that_are_not_known(kind: Any, calls: List[Tuple[Any, ...]], left: str) -> None:
+    model = prepare(kind())
+    assert left in kinds(model)
+    assembled = model.assembled({})
+    for arguments in calls:
+        torch.testing.assert_close(run(assembled, *arguments), kind()(*copy.deepcopy(arguments)))
+
+
+class Loops(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        for index in range(10):
+            x = torch.tanh(x) + index
+        return x
+
+
+def test_simplify_unrolls_within_the_limit(x: Tensor) -> None:
+    model = prepare(Loops())
+    assert len(numbers(model, "aten::tanh")) == 10
+    assert "prim::Loop" not in kinds(model)
+    model = prepare(Loops(), max_nodes=20)
+    assert len(numbers(model, "aten::tanh")) == 1
+    assert "prim::Loop" in kinds(model)
+    torch.testing.assert_close(run(model.assembled({}), x), Loops()(x))
+
+
+class BranchOfTuples(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if bool(x.sum() > 0):
+            pair = (x, torch.tanh(x))
+        else:
+            pair = (torch.exp(x), x)
+        return pair[0] * pair[1]
+
+
+class BranchOfNumbers(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.size(0) > 2:
+            y = torch.tanh(x)
+            count = x.size(1)
+        else:
+            y = torch.exp(x)
+            count = 1
+        return y.repeat(count, 1)
+
+
+def test_simplify_takes_branches_apart(x: Tensor) -> None:
+    model = prepare(BranchOfTuples())
+    assert not {"prim::TupleConstruct", "prim::TupleIndex"} & {node.kind for node in model.nodes()}
+    for sign in (1, -1):
+        torch.testing.assert_close(run(model.assembled({}), x * sign), BranchOfTuples()(x * sign))
+    model = prepare(BranchOfNumbers())
+    branches = [node for node in model.nodes() if node.kind == "prim::If"]
+    assert sorted(len(branch.outputs) for branch in branches) == [0, 1]
+    assert all(branch.condition_on_sizes for branch in branches)
+    for rows in (1, 3):
+        given = torch.ones(rows, 4)
+        torch.testing.assert_close(run(model.assembled({}), given), BranchOfNumbers()(given))
+
+
+class GivesItself(nn.Module):
+    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+        y = torch.dropout(x, 0.5, False)
+        return y, y.type_as(x)
+
+
+def test_simplify_resolves_operators_that_give_their_input(x: Tensor) -> None:
+    model = prepare(GivesItself())
+    assert kinds(model) == {"aten::to"}
+    assert run(model.assembled({}), x)[0].data_ptr() != x.data_ptr()
+    with torch.no_grad():
+        y, same = torch.jit._recursive.wrap_cpp_module(model.assembled({}))(x)
+    assert y.data_ptr() == same.data_ptr() == x.data_ptr()
+
+
+# functionalize()
+
+
+class Writes(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(x)
+        y.add_(1)
+        y[0].mul_(2)
+        z = torch.exp(x)
+        z.relu_()
+        x.sub_(1)
+        return y + z
+
+
+def test_functionalize_replaces_what_is_allowed_and_not_seen(x: Tensor) -> None:
+    model = prepare(Writes())
+    in_place = {node.id for node in model.nodes() if node.in_place}
+    assert len(in_place) == 4
+    model.functionalize(set())
+    assert {"aten::add_", "aten::mul_", "aten::relu_", "aten::sub_"} <= kinds(model)
+    model.functionalize(set(numbers(model, "aten::relu_")))
+    assert "aten::relu" in kinds(model)
+    assert {"aten::add_", "aten::mul_", "aten::sub_"} <= kinds(model)
+    model.functionalize({node.id for node in model.nodes() if node.in_place})
+    assert "aten::add_" not in kinds(model)
+    assert {"aten::mul_", "aten::sub_"} <= kinds(model)
+    torch.testing.assert_close(run(model.assembled({}), x), Writes()(x.clone()))
+
+
+class WritesHiddenView(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(x)
+        turned = torch.einsum("ij->ji", y)
+        turned.add_(1)
+        drawn = torch.zeros(2, 4)
+        drawn.uniform_()
+        return y + drawn
+
+
+def test_functionalize_leaves_hidden_views_and_random_numbers(x: Tensor) -> None:
+    model = prepare(WritesHiddenView())
+    model.functionalize({node.id for node in model.nodes() if node.in_place})
+    assert {"aten::add_", "aten::uniform_"} <= kinds(model)
+    torch.manual_seed(1)
+    expected = WritesHiddenView()(x)
+    torch.manual_seed(1)
+    torch.testing.assert_close(run(model.assembled({}), x), expected)
+
+
+# divide()
+
+
+class Chain(nn.Module):
+    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+        a = torch.tanh(x) + 1
+        b = torch.erfinv(a * 0.1)
+        c = torch.exp(b) * a.size(0)
+        return c, torch.sigmoid(x)
+
+
+def test_divide_cuts_at_excluded_nodes_and_says_why(x: Tensor) -> None:
+    model = prepare(Chain())
+    model.divide({}, {}, 1)
+    assert model.subgraph_count() == 1
+    model.divide({number: "no form" for number in numbers(model, "aten::erfinv")}, {}, 1)
+    assert subgraph_kinds(model) == [["tanh", "add", "mul", "sigmoid"], ["exp", "mul"]]
+    assert model.left() == {numbers(model, "aten::erfinv")[0]: "no form"}
+    assert [model.subgraph_operators(index) for index in (0, 1)] == [4, 2]
+    assert model.subgraph_length(1) == 2
+    assert model.subgraph_node(1, 0) == numbers(model, "aten::exp")[0]
+    # a is an input of the second, for its size; it gives no data there.
+    assert len(model.subgraph_inputs(1)) == 2
+    assert len(model.subgraph_outputs(0)) == 3
+
+
+def test_divide_leaves_small_subgraphs(x: Tensor) -> None:
+    model = prepare(Chain())
+    model.divide({number: "no form" for number in numbers(model, "aten::erfinv")}, {}, 3)
+    assert model.subgraph_count() == 1
+    reasons = {model.left()[number] for number in numbers(model, "aten::exp")}
+    assert reasons == {"its subgraph has 2 operators, fewer than min_block_size 3"}
+
+
+class OnlyViews(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.t().unsqueeze(0) if x.dim() == 2 else x
+
+
+def test_divide_makes_no_engine_of_views_alone(x: Tensor) -> None:
+    model = prepare(OnlyViews())
+    model.divide({}, {}, 1)
+    assert model.subgraph_count() == 0
+
+
+class ShapeBranch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(x)
+        if y.size(0) > 2:
+            z = torch.exp(y)
+        else:
+            z = torch.sigmoid(y)
+        return z * 2
+
+
+def test_divide_takes_branches_that_are_known(x: Tensor) -> None:
+    model = prepare(ShapeBranch())
+    model.divide({}, {}, 1)
+    assert model.subgraph_count() == 4
+    branch = numbers(model, "prim::If")[0]
+    assert model.left()[branch] == "a branch that was taken both ways, or never reached, with the test data"
+    model.divide({}, {branch: 1}, 1)
+    assert model.subgraph_count() == 1
+    assert branch in model.subgraph_nodes(0)
+    fallback = model.fallback(0)
+    for rows in (2, 3):
+        given = torch.ones(rows, 4)
+        torch.testing.assert_close(run(fallback, [given])[0], ShapeBranch()(given))
+
+
+class RaisesForOddSizes(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.size(0) % 2 == 1:
+            raise ValueError("odd")
+        else:
+            half = x.size(0) // 2
+        return torch.tanh(x).view(half, 8)
+
+
+def test_checks_that_engines_do_not_make_stay_in_the_model(x: Tensor) -> None:
+    model = prepare(RaisesForOddSizes())
+    branch = numbers(model, "prim::If")[0]
+    model.divide({}, {}, 1)
+    doubled = {0: ("engine_0", model.fallback(0))}
+    assert "raise" in torch.jit._recursive.wrap_cpp_module(model.assembled(doubled)).code
+    with pytest.raises(torch.jit.Error, match="odd"):
+        run(model.assembled(doubled), torch.ones(3, 4))
+    # Where an engine takes one shape only, its subgraph makes the check for all others.
+    model.divide({}, {branch: 1}, 1)
+    assert "raise" not in torch.jit._recursive.wrap_cpp_module(model.assembled({0: ("e", model.fallback(0))})).code
+
+
+class ListBetweenWrites(nn.Module):
+    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+        y = torch.tanh(x)
+        parts = [y[0], y[1]]
+        before = torch.cat([torch.stack(parts), torch.erfinv(torch.sigmoid(x) * 0.5)])
+        y.add_(1)
+        return before, torch.exp(y)
+
+
+def test_divide_keeps_reads_through_lists_before_writes(x: Tensor) -> None:
+    model = prepare(ListBetweenWrites())
+    model.divide({number: "no form" for number in numbers(model, "aten::erfinv")}, {}, 1)
+    replacements = {index: (f"engine_{index}", model.fallback(index)) for index in range(model.subgraph_count())}
+    torch.testing.assert_close(run(model.assembled(replacements), x), ListBetweenWrites()(x))
+
+
+# observed()
+
+
+class Observed(nn.Module):
+    def forward(self, x: Tensor, rounds: int) -> Tensor:
+        for index in range(rounds):
+            if bool(x.sum() > 100):
+                break
+            x = torch.cat([x, x]) * 2
+        if x.size(0) > 2:
+            x = torch.exp(x)
+        return x
+
+
+def test_observed_records_values_and_branches(x: Tensor) -> None:
+    model = prepare(Observed())
+    with observation.session() as session:
+        for rounds in (0, 1, 2):
+            run(model.observed(session), x, rounds)
+        seen = _C.read_session(session)
+    exp = next(node for node in model.nodes() if node.kind == "aten::exp")
+    record = seen.values[exp.outputs[0]]
+    assert (record.min_shape, record.max_shape, record.count) == ([4, 4], [8, 4], 2)
+    assert (record.dtype, record.device, record.consistent, record.finite) == ("Float", "cpu", True, True)
+    assert record.max_abs == pytest.approx(float(torch.exp(x * 4).max()))
+    cat = next(node for node in model.nodes() if node.kind == "aten::cat")
+    assert seen.values[cat.outputs[0]].count == 3
+    size_branch = next(
+        node.id for node in model.nodes() if node.kind == "prim::If" and exp.id > node.id and node.outputs
+    )
+    counts = {number: count for number, count in seen.branches.items() if number // 2 == size_branch}
+    assert sum(counts.values()) >= 3
+    # What the loop carries has a record of its own, since engines in its body take it.
+    loop_inputs = [value for value in seen.values if seen.values[value].count == 3]
+    assert loop_inputs
+
+
+class Varies(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+
+def test_observed_says_what_varies() -> None:
+    model = prepare(Varies())
+    with observation.session() as session:
+        for given in (torch.ones(2), torch.ones(2, 2)):
+            run(model.observed(session), given)
+        record = _C.read_session(session).values[model.nodes()[0].outputs[0]]
+        assert not record.consistent
+    with observation.session() as session:
+        run(model.observed(session), torch.tensor([float("inf"), 1.0, float("nan")]))
+        record = _C.read_session(session).values[model.nodes()[0].inputs[0]]
+    assert not record.finite
+    assert record.max_abs == 1
+
+
+# assembled()
+
+
+class Stateful(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(4))
+        self.engine_0 = 0
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor, int]:
+        self.seen.add_(1)
+        self.engine_0 += 1
+        y = torch.tanh(x) * self.seen
+        z = torch.erfinv(y * 0.01)
+        if bool(z.sum() > 0):
+            z = torch.exp(z) + y
+        return z, torch.sigmoid(z) * 2, self.engine_0
+
+
+def test_assembled_with_any_of_the_subgraphs_is_the_model(x: Tensor) -> None:
+    module = frozen(Stateful())
+    text = str(module.graph)
+    model = _C.PreparedModel(module._c)
+    model.simplify(MAX_NODES)
+    model.divide({number: "no form" for number in numbers(model, "aten::erfinv")}, {}, 1)
+    count = model.subgraph_count()
+    assert count == 3
+    for chosen in range(2**count):
+        replaced = {index: (f"engine_{index}", model.fallback(index)) for index in range(count) if chosen >> index & 1}
+        assembled = torch.jit._recursive.wrap_cpp_module(model.assembled(replaced))
+        assert assembled.code.count(".forward(") == len(replaced)
+        reference = Stateful().eval()
+        with torch.no_grad():
+            for given in (x, -x, x * 0):
+                torch.testing.assert_close(assembled(given), reference(given))
+        # Each starts anew, and a taken name is not taken again.
+        assert assembled.seen[0] == 3
+        assert assembled.engine_0 == 3
+    assert str(module.graph) == text
+    assert not module.seen.any()
+
+
+def test_fallbacks_compute_their_subgraphs(x: Tensor) -> None:
+    model = prepare(Chain())
+    model.divide({number: "no form" for number in numbers(model, "aten::erfinv")}, {}, 1)
+    first = run(model.fallback(0), [x])
+    by_number = dict(zip(model.subgraph_outputs(0), first, strict=True))
+    nodes = model.nodes()
+    named = {nodes[number].kind: by_number.get(nodes[number].outputs[0]) for number in model.subgraph_nodes(0)}
+    torch.testing.assert_close(named["aten::sigmoid"], torch.sigmoid(x))
+    torch.testing.assert_close(named["aten::mul"], (torch.tanh(x) + 1) * 0.1)
+
+
+def test_engine_graphs_carry_numbers_and_shapes(x: Tensor) -> None:
+    model = prepare(ShapeBranch())
+    branch = numbers(model, "prim::If")[0]
+    model.divide({}, {branch: 1}, 1)
+    facts = {model.subgraph_inputs(0)[0]: _C.TensorFacts("Float", [-1, 4])}
+    graph = str(model.engine_graph(0, facts, "cpu", model.subgraph_length(0)))
+    assert "Float(*, 4" in graph
+    assert "prim::If" not in graph
+    assert "aten::sigmoid" in graph
+    assert f"n{numbers(model, 'aten::tanh')[0]}" in graph
+    first = str(model.engine_graph(0, facts, "cpu", 1))
+    assert "aten::tanh" in first
+    assert "aten::sigmoid" not in first
+
+
+class OptionalInput(nn.Module):
+    def forward(self, x: Tensor, mask: Optional[Tensor]) -> Tensor:
+        y = torch.tanh(x)
+        return y if mask is None else y * mask
+
+
+def test_unknown_numbers_fail(x: Tensor) -> None:
+    model = prepare(OptionalInput())
+    model.divide({}, {}, 1)
+    with pytest.raises(IndexError):
+        model.subgraph_nodes(model.subgraph_count())
+    with pytest.raises(IndexError):
+        model.functionalize({10_000})
+    with pytest.raises(IndexError):
+        _C.read_session(-1)

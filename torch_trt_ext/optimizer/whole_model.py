@@ -1,0 +1,125 @@
+"""The model as a whole: its own answers, how far those with engines are from them, and what a call of either costs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from torch_trt_ext.optimizer import observation
+from torch_trt_ext.optimizer.accuracy import Comparison, compare
+from torch_trt_ext.optimizer.latency import Latency, compare_latency
+from torch_trt_ext.optimizer.structures import describe
+from torch_trt_ext.optimizer.summary import Outcome
+
+#: Of the random numbers that a model draws, so that two forms of it draw the same ones.
+_SEED = 0
+
+
+class WholeModel:
+    """The model that is optimized, with its answers to the samples.
+
+    Args:
+        outcome: has the model, the samples and the options; what is measured is noted there.
+        device: where the model runs.
+
+    Raises:
+        ValueError: the model refuses a sample.
+    """
+
+    def __init__(self, outcome: Outcome, device: torch.device) -> None:
+        self._outcome = outcome
+        self._device = device
+        self._expected = []
+        samples = outcome.samples
+        for item, origin in zip(samples.items, samples.origins, strict=True):
+            try:
+                self._expected.append(_answer(self.original(), item))
+            except Exception as error:  # whatever the model's code raises
+                raise ValueError(
+                    f"{origin} must be arguments that the model takes, got {describe(item)}, and the model raised "
+                    f"{type(error).__name__}: {_what_failed(error)}"
+                ) from error
+
+    def original(self) -> torch.jit.ScriptModule:
+        """A copy of the model in its initial state."""
+        return copy.deepcopy(self._outcome.source.script)
+
+    def why_inaccurate(self, optimized: observation.ModelMaker) -> str:
+        """What is wrong with the answers of the model with engines; empty if it may be kept."""
+        outcome = self._outcome
+        config, limits = outcome.config, outcome.config.accuracy
+        if not config.check_model:
+            return ""
+        outcome.comparison = comparison = self._compare(optimized)
+        limit = limits.max_model_relative_error
+        if comparison.within(limit):
+            return ""
+        problem = f"with engines in {outcome.precision} the model is not accurate: {comparison.explain(limit)}"
+        forgiven = config.gpu_config.disable_fp16_accuracy_check and outcome.precision != "float32"
+        if not limits.check or (forgiven and comparison.within(float("inf"))):
+            outcome.remarks.append(f"{problem}; they were kept, since the config says so")
+            return ""
+        return problem
+
+    def why_slow(self, optimized: observation.ModelMaker, item: tuple[Any, ...]) -> str:
+        """Why the model with engines is not fast enough; empty if it may be kept, also where it cannot be timed."""
+        outcome, timing = self._outcome, self._outcome.config.timing
+        self._time({"original": self.original, "optimized": optimized}, item)
+        if outcome.original is None or outcome.optimized is None or not timing.compare:
+            return ""
+        before, after = outcome.original.median_ms, outcome.optimized.median_ms
+        if before / after >= timing.min_speedup:
+            return ""
+        return (
+            f"with engines the model takes {after:.3g} ms, without them {before:.3g} ms, a speedup of "
+            f"{before / after:.2f} where timing.min_speedup is {timing.min_speedup:g}"
+        )
+
+    def time_original(self, item: tuple[Any, ...]) -> None:
+        """Notes what a call of the model costs without engines."""
+        self._time({"original": self.original}, item)
+
+    def _compare(self, optimized: observation.ModelMaker) -> Comparison:
+        """The errors of the sample on which the optimized model is furthest off."""
+        comparisons = [
+            compare(expected, _answer(optimized(), item))
+            for expected, item in zip(self._expected, self._outcome.samples.items, strict=True)
+        ]
+        return max(comparisons, key=lambda comparison: comparison.relative)
+
+    def _time(self, models: Mapping[str, observation.ModelMaker], item: tuple[Any, ...]) -> None:
+        outcome = self._outcome
+        try:
+            latencies = self._latencies(models, item)
+        except Exception as error:  # whatever the model's code raises
+            outcome.remarks.append(f"the model was not timed, since calling it repeatedly fails: {_what_failed(error)}")
+            return
+        outcome.original, outcome.optimized = latencies.get("original"), latencies.get("optimized")
+
+    def _latencies(self, models: Mapping[str, observation.ModelMaker], item: tuple[Any, ...]) -> dict[str, Latency]:
+        timing = self._outcome.config.timing
+        return compare_latency(
+            {name: observation.repeatable(make, item) for name, make in models.items()},
+            device=self._device,
+            warmup=timing.warmup_runs,
+            runs=timing.timed_runs,
+            max_seconds=timing.max_seconds,
+        )
+
+
+def _answer(model: Any, item: tuple[Any, ...]) -> Any:
+    """The model's answer in float32."""
+    torch.manual_seed(_SEED)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        return observation.run(model, [item])[0]
+
+
+def _what_failed(error: BaseException) -> str:
+    """The line of an error's message that says what happened: the last of a traceback, else the first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return lines[-1 if any("Traceback of TorchScript" in line for line in lines) else 0][:400]
