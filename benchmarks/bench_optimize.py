@@ -72,6 +72,7 @@ def _optimize(case: Case, device: torch.device, args: argparse.Namespace) -> tup
     config.cache.enabled = args.cache is not None
     if args.cache is not None:
         config.cache.folder = str(args.cache)
+    config.precision.engine_precision = args.precision
     # The engine's detections are plain tensors, whose order rounding changes; they are matched and checked here.
     config.gpu_config.disable_fp16_accuracy_check = case.postprocess is not None
     started = time.perf_counter()
@@ -182,6 +183,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", default="1", help="batch sizes with commas")
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     parser.add_argument("--cache", type=Path, help="folder for engines and TensorRT's timings; default: none")
+    parser.add_argument(
+        "--precision", default="auto", choices=["auto", "float32", "float16", "bfloat16"], help="of engines"
+    )
     parser.add_argument("--size", type=_size, help="height x width in place of each model's own, as 320x320")
     parser.add_argument("--warmup", type=int, default=WARMUP_RUNS, help="calls of each before the clock starts")
     parser.add_argument("--runs", type=int, default=TIMED_RUNS, help="calls of each that are timed")

@@ -225,24 +225,30 @@ def _raw_tensorrt(setting: Setting, model: onnx.ModelProto) -> Callable[[], Sequ
     return run
 
 
+class _OpenVINORequest:
+    """An infer request with everything bound. OpenVINO does not hold the memory that it is given, so this does."""
+
+    def __init__(self, model: onnx.ModelProto, images: Tensor, precision: str) -> None:
+        openvino = import_openvino()
+        core = openvino.Core()
+        options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _OPENVINO_WORDS[precision]}
+        compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", options)
+        self._request = compiled.create_infer_request()
+        self._images = images.contiguous()
+        self._request.set_input_tensor(openvino.Tensor(self._images.numpy(), shared_memory=True))
+        self.outputs = [torch.empty(tuple(port.shape)) for port in compiled.outputs]
+        for index, output in enumerate(self.outputs):
+            self._request.set_output_tensor(index, openvino.Tensor(output.numpy(), shared_memory=True))
+
+    def run(self) -> Sequence[Tensor]:
+        self._request.infer()
+        return self.outputs
+
+
 def _raw_openvino(setting: Setting, model: onnx.ModelProto) -> Callable[[], Sequence[Tensor]]:
-    openvino = import_openvino()
-    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _OPENVINO_WORDS[setting.precision]}
-    core = openvino.Core()
-    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", options)
-    request = compiled.create_infer_request()
-    images = setting.case.arguments[0].contiguous()
-    request.set_input_tensor(openvino.Tensor(images.numpy(), shared_memory=True))
-    outputs = [torch.empty(tuple(port.shape)) for port in compiled.outputs]
-    for index, output in enumerate(outputs):
-        request.set_output_tensor(index, openvino.Tensor(output.numpy(), shared_memory=True))
+    request = _OpenVINORequest(model, setting.case.arguments[0], setting.precision)
     postprocess = setting.case.postprocess
-
-    def run() -> Sequence[Tensor]:
-        request.infer()
-        return outputs if postprocess is None else postprocess.forward(outputs)
-
-    return run
+    return request.run if postprocess is None else lambda: postprocess.forward(request.run())
 
 
 #: Peers by their names in results and tables.

@@ -7,7 +7,7 @@
 #include <unordered_set>
 #include <vector>
 
-#include "passes/node_roles.h"
+#include "passes/node_facts.h"
 
 namespace torch_trt_ext::passes {
 namespace {

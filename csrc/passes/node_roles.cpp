@@ -1,7 +1,5 @@
 #include "passes/node_roles.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/core/enum_tag.h>
 #include <torch/csrc/jit/ir/constants.h>
 
 #include <algorithm>
@@ -18,132 +16,6 @@ using torch::jit::Symbol;
 using torch::jit::Value;
 namespace aten = c10::aten;
 namespace prim = c10::prim;
-
-/// What can be known of a tensor without its data.
-bool reads_metadata_only(const Node* node) {
-  static const std::unordered_set<Symbol> kinds = {
-      aten::size,
-      aten::dim,
-      Symbol::fromQualString("aten::numel"),
-      aten::is_floating_point,
-      aten::is_complex,
-      aten::__is__,
-      aten::__isnot__,
-      prim::dtype,
-      prim::device,
-      prim::layout,
-      prim::is_cuda,
-      prim::requires_grad,
-      Symbol::fromQualString("aten::len"),
-      Symbol::fromQualString("prim::is_nested"),
-      Symbol::fromQualString("prim::is_cpu"),
-      Symbol::fromQualString("prim::type"),
-      Symbol::fromQualString("prim::ndim"),
-  };
-  return kinds.count(node->kind()) != 0;
-}
-
-/// Modes of the calling thread: engines have no gradients and their own precision, whatever they are.
-bool reads_mode(const Node* node) {
-  static const std::unordered_set<Symbol> kinds = {
-      Symbol::fromQualString("aten::is_autocast_enabled"),
-      Symbol::fromQualString("aten::is_autocast_cpu_enabled"),
-      Symbol::fromQualString("aten::is_grad_enabled"),
-  };
-  return kinds.count(node->kind()) != 0;
-}
-
-bool reads_sizes(const Node* node) {
-  static const Symbol numel = Symbol::fromQualString("aten::numel");
-  return node->kind() == aten::size || node->kind() == numel || node->kind() == aten::len;
-}
-
-bool is_schema_mutable(const Node* node) {
-  const torch::jit::FunctionSchema* const schema = node->maybeSchema();
-  return schema != nullptr && schema->is_mutable();
-}
-
-bool any_mutable(const Node* node) {
-  if (is_schema_mutable(node) || node->kind() == prim::SetAttr || node->kind() == prim::CallMethod ||
-      node->kind() == prim::CallFunction) {
-    return true;
-  }
-  for (const Block* const block : node->blocks()) {
-    for (const Node* const inner : block->nodes()) {
-      if (any_mutable(inner)) {
-        return true;
-      }
-    }
-  }
-  return false;
-}
-
-/// Operators that write more than a tensor's data: its sizes, or which memory it has.
-bool writes_sizes(const Node* node) {
-  static const std::unordered_set<Symbol> kinds = {
-      aten::resize_,    aten::resize_as_, aten::set_,      aten::squeeze_,  aten::unsqueeze_,
-      aten::transpose_, aten::t_,         aten::swapaxes_, aten::swapdims_, aten::as_strided_,
-  };
-  if (!is_schema_mutable(node)) {
-    return false;
-  }
-  const auto& arguments = node->schema().arguments();
-  return kinds.count(node->kind()) != 0 || !node->kind().is_aten() ||
-         std::any_of(arguments.begin(), arguments.end(),
-                     [](const c10::Argument& argument) { return argument.is_out(); });
-}
-
-/// Whether an argument of this name is known to have this value.
-bool is_known(const Node* node, const std::string& argument, const c10::IValue& value) {
-  const torch::jit::FunctionSchema& schema = node->schema();
-  const auto position = schema.argumentIndexWithName(argument);
-  const auto known = position ? torch::jit::toIValue(node->input(static_cast<size_t>(*position))) : std::nullopt;
-  return known && known->tagKind() == value.tagKind() && *known == value;
-}
-
-bool is_tensor_list(const Value* value) {
-  const auto list = value->type()->cast<c10::ListType>();
-  return list != nullptr && (list->getElementType()->isSubtypeOf(*c10::TensorType::get()) ||
-                             list->getElementType()->isSubtypeOf(*c10::OptionalType::ofTensor()));
-}
-
-bool is_optional_tensor(const Value* value) {
-  return !is_tensor(value) && value->type()->kind() == c10::OptionalType::Kind &&
-         value->type()->isSubtypeOf(*c10::OptionalType::ofTensor());
-}
-
-void collect_needed(const Node* node, const Node* outermost, std::vector<Value*>& needed) {
-  const auto is_outside = [outermost](const Value* value) {
-    const Node* owner =
-        value->node()->kind() == prim::Param ? value->node()->owningBlock()->owningNode() : value->node();
-    if (value->node()->kind() != prim::Param) {
-      owner = value->node()->owningBlock()->owningNode();
-    }
-    while (owner != nullptr) {
-      if (owner == outermost) {
-        return false;
-      }
-      owner = owner->owningBlock() == nullptr ? nullptr : owner->owningBlock()->owningNode();
-    }
-    return true;
-  };
-  const auto add = [&](Value* value) {
-    if (is_outside(value) && std::find(needed.begin(), needed.end(), value) == needed.end()) {
-      needed.push_back(value);
-    }
-  };
-  for (const Value* const input : node->inputs()) {
-    add(const_cast<Value*>(input));
-  }
-  for (const Block* const block : node->blocks()) {
-    for (const Node* const inner : block->nodes()) {
-      collect_needed(inner, outermost, needed);
-    }
-    for (const Value* const output : block->outputs()) {
-      add(const_cast<Value*>(output));
-    }
-  }
-}
 
 /// Whether two names can stand for one value of this type, so that a write under one is seen under the other.
 bool can_be_shared(const c10::Type& type) {
@@ -171,120 +43,6 @@ std::string name_of(const Value* value) {
 }
 
 }  // namespace
-
-bool is_plain_type(const c10::Type& type) {
-  switch (type.kind()) {
-    case c10::TypeKind::IntType:
-    case c10::TypeKind::FloatType:
-    case c10::TypeKind::BoolType:
-    case c10::TypeKind::StringType:
-    case c10::TypeKind::NoneType:
-    case c10::TypeKind::NumberType:
-    case c10::TypeKind::DeviceObjType:
-    case c10::TypeKind::ScalarTypeType:
-    case c10::TypeKind::LayoutType:
-    case c10::TypeKind::MemoryFormatType:
-      return true;
-    case c10::TypeKind::OptionalType:
-    case c10::TypeKind::ListType:
-    case c10::TypeKind::TupleType:
-      return std::all_of(type.containedTypes().begin(), type.containedTypes().end(),
-                         [](const c10::TypePtr& contained) { return is_plain_type(*contained); });
-    default:
-      return false;
-  }
-}
-
-bool is_tensor(const Value* value) {
-  return value->type()->isSubtypeOf(*c10::TensorType::get());
-}
-
-bool is_plain_computation(const Node* node) {
-  if (node->kind() == prim::Constant || node->kind() == prim::Uninitialized) {
-    return true;
-  }
-  if (node->kind() == prim::RaiseException) {
-    return true;
-  }
-  const bool observable = node->blocks().empty() && (node->hasSideEffects() || draws_random_numbers(node));
-  if (is_schema_mutable(node) || (observable && !reads_mode(node))) {
-    return false;
-  }
-  if (node->kind() == prim::GetAttr || node->kind() == prim::CallMethod || node->kind() == prim::CallFunction ||
-      node->kind() == prim::SetAttr || node->kind() == prim::CreateObject) {
-    return false;
-  }
-  for (const Value* const output : node->outputs()) {
-    if (!is_plain_type(*output->type())) {
-      return false;
-    }
-  }
-  for (const Value* const input : node->inputs()) {
-    if (!is_plain_type(*input->type()) &&
-        !(reads_metadata_only(node) && (is_tensor(input) || is_optional_tensor(input)))) {
-      return false;
-    }
-  }
-  for (const Block* const block : node->blocks()) {
-    for (const Node* const inner : block->nodes()) {
-      if (!is_plain_computation(inner)) {
-        return false;
-      }
-    }
-  }
-  return true;
-}
-
-bool draws_random_numbers(const Node* node) {
-  if (node->isNondeterministic()) {
-    return true;
-  }
-  const torch::jit::FunctionSchema* const schema = node->maybeSchema();
-  if (schema == nullptr) {
-    return false;
-  }
-  const auto has = [schema](const char* argument) { return schema->argumentIndexWithName(argument).has_value(); };
-  const auto op = c10::Dispatcher::singleton().findSchema(schema->operator_name());
-  const bool is_marked = op && op->hasTag(at::Tag::nondeterministic_seeded);
-  const bool drops_out = has("dropout_p") || (has("dropout") && has("train"));
-  if (!is_marked && !drops_out) {
-    return false;
-  }
-  return !is_known(node, "train", false) && !is_known(node, "training", false) && !is_known(node, "dropout_p", 0.0) &&
-         !is_known(node, "dropout", 0.0);
-}
-
-std::vector<Value*> needed_values(const Node* node) {
-  std::vector<Value*> needed;
-  collect_needed(node, node, needed);
-  return needed;
-}
-
-bool depends_on_sizes(const Value* value) {
-  std::unordered_set<const Node*> seen;
-  std::vector<const Node*> waiting = {value->node()};
-  while (!waiting.empty()) {
-    const Node* const node = waiting.back();
-    waiting.pop_back();
-    if (!seen.insert(node).second || node->kind() == prim::Constant || node->kind() == prim::Param) {
-      continue;
-    }
-    if (reads_sizes(node)) {
-      return true;
-    }
-    for (const Value* const needed : needed_values(node)) {
-      if (!is_tensor(needed)) {
-        waiting.push_back(needed->node());
-      }
-    }
-    for (const Block* const block : node->blocks()) {
-      for (const Node* const inner : block->nodes()) {
-        waiting.push_back(inner);
-      }
-    }
-  }
-  return false;
-}
 
 NodeRoles::NodeRoles(const std::shared_ptr<torch::jit::Graph>& graph, const GraphIndex& index, const AliasDb& alias_db,
                      std::unordered_map<size_t, std::string> excluded, TakenBranches taken)
@@ -440,7 +198,9 @@ bool NodeRoles::is_plain(const Node* node) const {
                              });
   if (lists_tensors) {
     // The elements may be written to: the list holds them, not their data.
-    if (alias_db_.hasWriters(node->output())) {
+    if (alias_db_.hasWriters(node->output()) ||
+        std::any_of(node->inputs().begin(), node->inputs().end(),
+                    [this](const Value* element) { return is_resized(element); })) {
       return false;
     }
   } else if (!is_plain_computation(node) && !is_scalar_tensor_computation(node)) {
@@ -464,10 +224,14 @@ bool NodeRoles::reads_written(const Node* node) const {
   if (!reads_metadata_only(node)) {
     return alias_db_.hasWriters(node);
   }
-  const torch::jit::ValueSet read(node->inputs().begin(), node->inputs().end());
-  return alias_db_.hasOutputWriters(node) || std::any_of(resizers_.begin(), resizers_.end(), [&](Node* resizer) {
-           return alias_db_.writesToAlias(resizer, read);
-         });
+  return alias_db_.hasOutputWriters(node) || std::any_of(node->inputs().begin(), node->inputs().end(),
+                                                         [this](const Value* input) { return is_resized(input); });
+}
+
+/// Whether the value's sizes are written to somewhere: what was seen of them then holds at one moment only.
+bool NodeRoles::is_resized(const Value* value) const {
+  return std::any_of(resizers_.begin(), resizers_.end(),
+                     [&](Node* resizer) { return alias_db_.writesToAlias(resizer, {value}); });
 }
 
 bool NodeRoles::is_scalar_tensor_computation(const Node* node) const {
@@ -568,6 +332,9 @@ std::string NodeRoles::why_not_operator(const Node* node) const {
     if (!can_be_inside(input)) {
       return "its input " + name_of(input) + " is computed in PyTorch, and engines take tensors only";
     }
+    if (is_resized(input)) {
+      return "its input " + name_of(input) + " is given other sizes in place";
+    }
   }
   return why_not_alias(node);
 }
@@ -586,6 +353,9 @@ std::string NodeRoles::why_not_branch(const Node* node) const {
   for (const Value* const value : needed_values(node)) {
     if (!can_be_inside(value)) {
       return "a branch that needs " + name_of(value) + ", which is computed in PyTorch";
+    }
+    if (is_resized(value)) {
+      return "a branch that needs " + name_of(value) + ", which is given other sizes in place";
     }
   }
   for (const Node* const inner : node->blocks()[taken->second]->nodes()) {

@@ -10,24 +10,9 @@
 #include <vector>
 
 #include "passes/graph_index.h"
+#include "passes/node_facts.h"
 
 namespace torch_trt_ext::passes {
-
-/// Numbers, strings, devices, None, and lists, tuples and Optionals of them: what no engine takes or gives.
-bool is_plain_type(const c10::Type& type);
-
-/// Tensor, or a subtype of it.
-bool is_tensor(const torch::jit::Value* value);
-
-/// Whether a node computes plain values from plain values and from what is known of tensors without their data (shape,
-/// dtype, device). Blocks count; exceptions are allowed in them; writes are not. Such a node can be computed again.
-bool is_plain_computation(const torch::jit::Node* node);
-
-/// The values from outside that a node needs: its inputs and what its blocks capture.
-std::vector<torch::jit::Value*> needed_values(const torch::jit::Node* node);
-
-/// Whether a node draws from a random number generator.
-bool draws_random_numbers(const torch::jit::Node* node);
 
 /// What partitioning may do with a node.
 enum class Role {
@@ -80,6 +65,7 @@ class NodeRoles {
   bool is_plain(const torch::jit::Node* node) const;
   bool is_scalar_tensor_computation(const torch::jit::Node* node) const;
   bool reads_written(const torch::jit::Node* node) const;
+  bool is_resized(const torch::jit::Value* value) const;
   static std::string why_never_operator(const torch::jit::Node* node);
   std::string why_not_operator(const torch::jit::Node* node) const;
   std::string why_not_branch(const torch::jit::Node* node) const;
@@ -99,9 +85,5 @@ class NodeRoles {
   std::unordered_map<const torch::jit::Node*, Role> roles_;
   std::unordered_map<const torch::jit::Node*, std::string> reasons_;
 };
-
-/// Whether a plain value is made from a tensor's sizes (and not just from its rank, dtype or device), so that it can
-/// vary with the shapes of the inputs.
-bool depends_on_sizes(const torch::jit::Value* value);
 
 }  // namespace torch_trt_ext::passes

@@ -10,7 +10,7 @@
 #include <mutex>
 
 #include "passes/graph_index.h"
-#include "passes/node_roles.h"
+#include "passes/node_facts.h"
 
 namespace torch_trt_ext::passes {
 namespace {

@@ -1,5 +1,6 @@
 #include "passes/prepared_model.h"
 
+#include <ATen/Functions.h>
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/passes/common_subexpression_elimination.h>
 #include <torch/csrc/jit/passes/constant_pooling.h>
@@ -11,6 +12,7 @@
 #include <torch/csrc/jit/passes/remove_mutation.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "passes/branch_outputs.h"
 #include "passes/containers.h"
@@ -103,29 +105,58 @@ bool is_script_object(const c10::IValue& value) {
   return value.isObject() && !value.toObjectRef().type()->is_module();
 }
 
-/// Fills the clone of a module with copies of what a run can write to. What has two names in the original has them in
-/// the clone, submodules included, of which torch's clone makes two.
-void copy_attributes(const Module& original, Module& clone, std::unordered_map<const void*, c10::IValue>& modules,
-                     c10::IValue::HashIdentityIValueMap& values) {
-  modules.emplace(original._ivalue().get(), clone._ivalue());
-  for (const auto& attribute : original.named_attributes(/*recurse=*/false)) {
-    if (is_script_object(attribute.value)) {
-      continue;
-    }
-    if (!attribute.value.isModule()) {
-      clone.setattr(attribute.name, attribute.value.deepcopy(values));
-      continue;
-    }
-    const Module part = attribute.value.toModule();
-    const auto found = modules.find(part._ivalue().get());
-    if (found != modules.end()) {
-      clone.setattr(attribute.name, found->second);
-    } else {
-      Module part_clone = clone.attr(attribute.name).toModule();
-      copy_attributes(part, part_clone, modules, values);
+/// Fills the clone of a module with copies of what a run can write to. What shares memory or is one object in the
+/// original does so in the clone: tensors and views of them, and submodules with two names, of which torch's clone
+/// makes two.
+class AttributeCopier {
+ public:
+  void copy(const Module& original, Module& clone) {
+    modules_.emplace(original._ivalue().get(), clone._ivalue());
+    for (const auto& attribute : original.named_attributes(/*recurse=*/false)) {
+      if (is_script_object(attribute.value)) {
+        continue;
+      }
+      if (attribute.value.isModule()) {
+        copy_submodule(attribute.name, attribute.value.toModule(), clone);
+      } else if (attribute.value.isTensor() && attribute.value.toTensor().has_storage()) {
+        clone.setattr(attribute.name, copy_tensor(attribute.value.toTensor()));
+      } else {
+        clone.setattr(attribute.name, attribute.value.deepcopy(values_));
+      }
     }
   }
-}
+
+ private:
+  void copy_submodule(const std::string& name, const Module& original, Module& parent_clone) {
+    const auto found = modules_.find(original._ivalue().get());
+    if (found != modules_.end()) {
+      parent_clone.setattr(name, found->second);
+      return;
+    }
+    Module clone = parent_clone.attr(name).toModule();
+    copy(original, clone);
+  }
+
+  const at::Tensor& copy_tensor(const at::Tensor& original) {
+    at::Tensor& copy = tensors_[original.unsafeGetTensorImpl()];
+    if (!copy.defined()) {
+      at::Storage& storage = storages_[original.storage().unsafeGetStorageImpl()];
+      if (!storage) {
+        const auto bytes = at::TensorOptions().dtype(at::kByte).device(original.device());
+        storage = at::empty({0}, bytes).set_(original.storage()).clone().storage();
+      }
+      copy = at::empty({0}, original.options().requires_grad(false))
+                 .set_(storage, original.storage_offset(), original.sizes(), original.strides())
+                 .set_requires_grad(original.requires_grad());
+    }
+    return copy;
+  }
+
+  std::unordered_map<const void*, c10::IValue> modules_;
+  std::unordered_map<const void*, at::Tensor> tensors_;
+  std::unordered_map<const void*, at::Storage> storages_;
+  c10::IValue::HashIdentityIValueMap values_;
+};
 
 /// A name that no attribute of the module has.
 std::string free_name(const Module& module, std::string name) {
@@ -151,6 +182,7 @@ void PreparedModel::renumber() {
 void PreparedModel::simplify(size_t max_nodes) {
   torch::jit::Inline(*graph_);
   resolve_hidden_aliases(graph_);
+  size_t node_count = 0;
   for (size_t round = 0; round < kMaxRounds; ++round) {
     torch::jit::LowerSimpleTuples(graph_);
     torch::jit::ConstantPropagation(graph_);
@@ -163,8 +195,9 @@ void PreparedModel::simplify(size_t max_nodes) {
     torch::jit::LowerSimpleTuples(graph_);
     changed = split_plain_branch_outputs(graph_) || changed;
     torch::jit::EliminateDeadCode(graph_);
-    fprintf(stderr, "round %zu changed %d\n%s\n", round, changed, graph_->toString().c_str());
-    if (!changed) {
+    // Torch's passes do not say whether they changed anything.
+    const size_t node_count_before = std::exchange(node_count, GraphIndex(*graph_).nodes().size());
+    if (!changed && node_count == node_count_before) {
       break;
     }
   }
@@ -224,9 +257,7 @@ Module PreparedModel::copy_module() const {
   // In place: submodules are new objects, what they hold is shared. Engines stay shared, since a copy would load its
   // plan again; everything that a run can write to is copied here, once, whatever names it has.
   Module copy = module_.clone(/*inplace=*/true);
-  std::unordered_map<const void*, c10::IValue> copied_modules;
-  c10::IValue::HashIdentityIValueMap copied_values;
-  copy_attributes(module_, copy, copied_modules, copied_values);
+  AttributeCopier().copy(module_, copy);
   return copy;
 }
 

@@ -7,7 +7,8 @@ after the call, exceptions, printed text, and all of it again for a saved and lo
 import copy
 import io
 import re
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+import warnings
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from torch_trt_ext.optimizer.structures import children, flatten_tensors, is_map
 #: Engines compute in float32, in another order than PyTorch.
 RTOL, ATOL = 1e-5, 1e-6
 
-Calls = List[Tuple[Any, ...]]
+Calls = list[tuple[Any, ...]]
 
 
 def make_config() -> torch_trt_ext.Config:
@@ -48,10 +49,10 @@ class Optimized(NamedTuple):
     def engines(self) -> int:
         return len(self.report["engines"])
 
-    def reasons(self, kind: str) -> List[str]:
+    def reasons(self, kind: str) -> list[str]:
         return [entry["reason"] for entry in self.report["left_in_torch"] if entry["node"].startswith(kind + "@")]
 
-    def engine_counters(self) -> Dict[str, Dict[str, int]]:
+    def engine_counters(self) -> dict[str, dict[str, int]]:
         return {
             name: dict(module.engine.counters())
             for name, module in self.model.named_modules()
@@ -59,7 +60,7 @@ class Optimized(NamedTuple):
         }
 
 
-def optimized(model: Any, test_data: Calls, config: Optional[torch_trt_ext.Config] = None) -> Optimized:
+def optimized(model: Any, test_data: Calls, config: torch_trt_ext.Config | None = None) -> Optimized:
     result, _, report = torch_trt_ext.optimize(
         model, "o1", device_type="cpu", test_data=test_data, config=config or make_config()
     )
@@ -73,9 +74,9 @@ def saved_and_loaded(model: Any) -> Any:
     return torch.jit.load(buffer)
 
 
-def memory_groups(values: Any) -> List[List[str]]:
+def memory_groups(values: Any) -> list[list[str]]:
     """Which tensors share memory."""
-    groups: Dict[int, List[str]] = {}
+    groups: dict[int, list[str]] = {}
     for path, tensor in flatten_tensors(values):
         if tensor.numel():
             groups.setdefault(tensor.untyped_storage().data_ptr(), []).append(path)
@@ -92,14 +93,14 @@ def assert_same(actual: Any, expected: Any, what: str) -> None:
         assert isinstance(actual, tuple) == isinstance(expected, tuple), what
         assert getattr(actual, "_fields", None) == getattr(expected, "_fields", None), what
         assert [name for name, _ in children(actual)] == [name for name, _ in children(expected)], what
-        for (name, left), (_, right) in zip(children(actual), children(expected)):
+        for (name, left), (_, right) in zip(children(actual), children(expected), strict=True):
             assert_same(left, right, f"{what}.{name}")
         return
     assert type(actual) is type(expected), what
     assert actual == expected, what
 
 
-def call(model: Any, arguments: Tuple[Any, ...], capsys: Any) -> Dict[str, Any]:
+def call(model: Any, arguments: tuple[Any, ...], capsys: Any) -> dict[str, Any]:
     """Everything that one call shows."""
     given = copy.deepcopy(arguments)
     torch.manual_seed(3)
@@ -125,11 +126,15 @@ def call(model: Any, arguments: Tuple[Any, ...], capsys: Any) -> Dict[str, Any]:
 
 def assert_calls_same(eager: nn.Module, model: Any, calls: Calls, capsys: Any, what: str) -> None:
     reference = copy.deepcopy(eager)
+    kept = []
     for number, arguments in enumerate(calls):
         expected = call(reference, arguments, capsys)
         actual = call(model, arguments, capsys)
         for key in expected:
             assert_same(actual[key], expected[key], f"{what}, call {number}, {key}")
+        kept.append((actual["result"], expected["result"]))
+    for number, (actual, expected) in enumerate(kept):
+        assert_same(actual, expected, f"{what}, call {number}, result after all calls")
     state = dict(model.named_buffers())
     for name, buffer in reference.named_buffers():
         if name in state:
@@ -140,12 +145,13 @@ def check(
     eager: nn.Module,
     test_data: Calls,
     capsys: Any,
-    further: Optional[Calls] = None,
-    config: Optional[torch_trt_ext.Config] = None,
-    engines: Optional[int] = None,
+    further: Calls | None = None,
+    config: torch_trt_ext.Config | None = None,
+    engines: int | None = None,
     source: Any = None,
+    compare_copy: bool = True,
 ) -> Optimized:
-    """Optimizes a model and compares it with itself: on the test data, then on further calls, then all of that again."""
+    """Optimizes a model and compares it with itself on the test data, on further calls, and again."""
     eager.eval()
     source = eager if source is None else source
     state = copy.deepcopy(source.state_dict())
@@ -167,7 +173,8 @@ def check(
     calls = [*test_data, *(further or []), *test_data, *test_data]
     assert_calls_same(eager, found.model, calls, capsys, "optimized")
     assert_calls_same(eager, loaded, calls, capsys, "saved and loaded")
-    assert_calls_same(eager, duplicate, calls, capsys, "copied")
+    if compare_copy:
+        assert_calls_same(eager, duplicate, calls, capsys, "copied")
     return found
 
 
@@ -212,7 +219,7 @@ def test_writes_through_views_are_seen_in_the_base(x: Tensor, capsys: Any) -> No
 
 
 class WriteBetweenReads(nn.Module):
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = torch.tanh(x)
         row = y[0]
         before = torch.exp(row) * 2
@@ -226,7 +233,7 @@ def test_reads_of_a_view_stay_on_their_side_of_a_write(x: Tensor, capsys: Any) -
 
 
 class ListReadBeforeWrite(nn.Module):
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = torch.tanh(x)
         parts = [y[0], y[1]]
         # erfinv has no ONNX form, so this cat can only run in a later engine than what the write needs.
@@ -240,7 +247,7 @@ def test_read_through_a_list_comes_before_a_later_write(x: Tensor, capsys: Any) 
 
 
 class ViewOfInput(nn.Module):
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         y = torch.tanh(x) * 2
         return y, x.view(-1), x.detach(), x.contiguous(), x.to(torch.float32)
 
@@ -254,7 +261,7 @@ def test_views_of_inputs_share_memory_with_them(x: Tensor, capsys: Any) -> None:
 
 
 class SharedOutputs(nn.Module):
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor, List[Tensor]]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         y = torch.tanh(x) * 2
         z = torch.exp(y)
         return y, y.t(), z.view(-1), list(z.chunk(2))
@@ -268,7 +275,7 @@ def test_outputs_that_share_memory_still_do(x: Tensor, capsys: Any) -> None:
 
 
 class EqualOutputs(nn.Module):
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return torch.tanh(x) * 2, torch.tanh(x) * 2
 
 
@@ -277,7 +284,7 @@ def test_equal_outputs_that_share_no_memory_still_do_not(x: Tensor, capsys: Any)
 
 
 class ViewInside(nn.Module):
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = torch.tanh(x) * 2
         z = torch.exp(y.view(-1)) + 1
         return y, z
@@ -293,7 +300,7 @@ class WeightView(nn.Module):
         super().__init__()
         self.register_buffer("scale", tensor(4))
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return torch.tanh(x) * self.scale, self.scale
 
 
@@ -306,7 +313,7 @@ class DropoutAlias(nn.Module):
         super().__init__()
         self.dropout = nn.Dropout(0.5)
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         y = self.dropout(x)
         y += 1
         z = torch.tanh(x)
@@ -318,7 +325,7 @@ def test_dropout_in_evaluation_mode_gives_its_input_itself(x: Tensor, capsys: An
 
 
 class HiddenAlias(nn.Module):
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         y = torch.tanh(x) * 2
         return y, y.type_as(x), torch.atleast_1d(y), torch.einsum("ij->ji", y), torch.broadcast_tensors(y, x)[0]
 
@@ -331,10 +338,10 @@ class ResizedInPlace(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = torch.tanh(x)
         before = y.size(0)
+        # erfinv has no ONNX form, so what comes after it is in a later engine than the resizing.
+        late = torch.erfinv(torch.sigmoid(x) * 0.5)
         y.unsqueeze_(0)
-        after = y.size(0)
-        z = torch.exp(x).view(before, -1)
-        return z * after + torch.exp(y.view(before, -1)) * before
+        return torch.exp(late).view(before, -1) * y.size(0) + torch.exp(y)
 
 
 def test_sizes_are_read_when_they_were_read(x: Tensor, capsys: Any) -> None:
@@ -342,7 +349,7 @@ def test_sizes_are_read_when_they_were_read(x: Tensor, capsys: Any) -> None:
 
 
 class OutArgument(nn.Module):
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = torch.tanh(x)
         out = torch.zeros(x.shape)
         before = torch.exp(out) * 2
@@ -362,7 +369,7 @@ class Cache(nn.Module):
         super().__init__()
         self.key = nn.Linear(4, 4)
 
-    def forward(self, x: Tensor, cache: Tensor, place: int) -> Tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, cache: Tensor, place: int) -> tuple[Tensor, Tensor]:
         before = torch.exp(cache).sum(0) * 2
         cache[place] = self.key(x)
         scores = torch.softmax(cache @ x, 0)
@@ -397,7 +404,7 @@ class Counter(nn.Module):
         self.register_buffer("mean", torch.zeros(4))
         self.calls = 0
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor, int]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, int]:
         self.seen.add_(1)
         self.mean = self.mean * 0.5 + x.mean(0) * 0.5
         self.calls += 1
@@ -412,6 +419,24 @@ def test_state_is_kept_over_calls_and_saved(x: Tensor, capsys: Any) -> None:
     assert loaded.calls == 3
     assert loaded(x)[2] == 4
     assert found.model.calls == 3
+
+
+class OverlappingState(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        state = torch.zeros(4, 4)
+        self.register_buffer("rows", state)
+        self.register_buffer("first", state[0])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self.rows.add_(1)
+        self.first.mul_(2)
+        return torch.tanh(x) * self.first, torch.exp(self.rows) * 2
+
+
+def test_state_of_which_one_part_is_a_view_of_another(x: Tensor, capsys: Any) -> None:
+    # torch's deepcopy of a ScriptModule copies the view by itself.
+    check(OverlappingState(), [(x,)], capsys, compare_copy=False)
 
 
 class Part(nn.Module):
@@ -433,7 +458,7 @@ class SharedState(nn.Module):
         self.left = Part(state)
         self.right = Part(state)
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.left(x), self.right(x)
 
 
@@ -447,17 +472,20 @@ class SharedModule(nn.Module):
         self.left = Part(torch.zeros(4))
         self.right = self.left
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor, int]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, int]:
         return self.left(x), self.right(x), self.left.rounds
 
 
-def test_module_under_two_names(x: Tensor, capsys: Any) -> None:
-    model = SharedModule()
-    # torch.jit.script makes two modules of one, unless it is a ScriptModule already.
+def test_module_under_two_names_is_left_as_it_is(x: Tensor) -> None:
     source = SharedModule()
+    # torch.jit.script makes two modules of one, unless it is a ScriptModule already.
     source.left = torch.jit.script(source.left.eval())
     source.right = source.left
-    check(model, [(x,)], capsys, source=torch.jit.script(source.eval()))
+    script = torch.jit.script(source.eval())
+    # torch.jit.freeze makes two modules of one, whose state is then counted apart. The answers show it.
+    result = optimized(script, [(x,)])
+    assert result.model is script
+    assert "the model is not accurate" in result.report["diagnosis"]["message"]
 
 
 # Lists, dicts and tuples.
@@ -465,7 +493,7 @@ def test_module_under_two_names(x: Tensor, capsys: Any) -> None:
 
 class ListMethods(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        parts: List[Tensor] = []
+        parts: list[Tensor] = []
         for index in range(3):
             parts.append(torch.tanh(x + index))
         parts.extend([x, x * 2])
@@ -487,7 +515,7 @@ def test_lists_that_are_known_leave_one_engine(x: Tensor, capsys: Any) -> None:
 
 class ListsOfLists(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        rows: List[List[Tensor]] = [[x], [torch.tanh(x)]]
+        rows: list[list[Tensor]] = [[x], [torch.tanh(x)]]
         other = rows[0]
         other.append(x * 2)
         rows[1].append(torch.exp(x))
@@ -504,7 +532,7 @@ def test_lists_in_lists_keep_their_identity(x: Tensor, capsys: Any) -> None:
 
 
 class ListAlias(nn.Module):
-    def forward(self, x: Tensor, flag: bool) -> Tuple[Tensor, int]:
+    def forward(self, x: Tensor, flag: bool) -> tuple[Tensor, int]:
         one = [x]
         two = [torch.tanh(x), x * 2]
         chosen = two
@@ -520,13 +548,13 @@ def test_list_that_is_written_under_another_name(x: Tensor, capsys: Any) -> None
 
 
 class ListInBlocks(nn.Module):
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         parts = [x]
         if float(x.sum()) > 0:
             parts.append(torch.tanh(x))
             parts[0] = x * 2
         rounds = int(x.abs().max()) + 1
-        for index in range(rounds):
+        for _ in range(rounds):
             before = len(parts)
             parts.append(torch.exp(x) * before)
         return torch.cat(parts) * 2, parts[-1]
@@ -537,7 +565,7 @@ def test_lists_that_branches_and_loops_write(x: Tensor, capsys: Any) -> None:
 
 
 class ListThroughCalls(nn.Module):
-    def forward(self, parts: List[Tensor], other: List[Tensor]) -> List[Tensor]:
+    def forward(self, parts: list[Tensor], other: list[Tensor]) -> list[Tensor]:
         x = parts[0]
         parts.append(torch.tanh(x) * 2)
         known = len(other)
@@ -561,7 +589,7 @@ def test_list_inputs_are_written_for_the_caller(x: Tensor, capsys: Any) -> None:
 
 
 class ListOutput(nn.Module):
-    def forward(self, x: Tensor) -> List[Tensor]:
+    def forward(self, x: Tensor) -> list[Tensor]:
         parts = [torch.tanh(x)]
         parts.append(parts[0] * 2)
         parts.append(parts[0])
@@ -573,8 +601,8 @@ def test_list_output_with_a_tensor_twice(x: Tensor, capsys: Any) -> None:
 
 
 class ListInputOutput(nn.Module):
-    def forward(self, parts: List[Tensor]) -> List[Tensor]:
-        outputs: List[Tensor] = []
+    def forward(self, parts: list[Tensor]) -> list[Tensor]:
+        outputs: list[Tensor] = []
         for part in parts:
             outputs.append(torch.tanh(part) * 2)
         return outputs
@@ -586,11 +614,11 @@ def test_list_input_of_unknown_length(x: Tensor, capsys: Any) -> None:
 
 class NumberLists(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        sizes: List[int] = []
+        sizes: list[int] = []
         for dim in range(x.dim()):
             sizes.append(x.size(dim))
         sizes.insert(0, 1)
-        order = [index for index in range(len(sizes))]
+        order = [index + 0 for index in range(len(sizes))]
         order.reverse()
         sizes.append(sizes.pop(0))
         return torch.tanh(x).view(sizes).permute(order) * max(sizes) + min(order)
@@ -601,15 +629,15 @@ def test_lists_of_numbers(x: Tensor, capsys: Any) -> None:
 
 
 class Dicts(nn.Module):
-    def forward(self, x: Tensor) -> Dict[str, Tensor]:
-        found: Dict[str, Tensor] = {"a": x}
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {"a": x}
         found["b"] = torch.tanh(found["a"])
         found["a"] = found["b"] * 2
         total = x
         for key, value in found.items():
             if key != "a":
                 total = total + value
-        for key in found.keys():
+        for key in found:
             total = total + len(key)
         for value in found.values():
             total = total * value
@@ -630,8 +658,8 @@ def test_dicts_that_are_known_leave_one_engine(x: Tensor, capsys: Any) -> None:
 
 
 class DictInput(nn.Module):
-    def forward(self, batch: Dict[str, Tensor], names: List[str]) -> Dict[str, Tensor]:
-        outputs: Dict[str, Tensor] = {}
+    def forward(self, batch: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+        outputs: dict[str, Tensor] = {}
         for name in names:
             outputs[name] = torch.tanh(batch[name]) * 2
         outputs["sum"] = torch.exp(batch["a"]) + outputs[names[0]]
@@ -654,7 +682,7 @@ class Box(NamedTuple):
 
 
 class Tuples(nn.Module):
-    def forward(self, box: Box, pair: Tuple[Tensor, Tuple[Tensor, List[Tensor]]]) -> Tuple[Box, Tuple[Tensor, Box]]:
+    def forward(self, box: Box, pair: tuple[Tensor, tuple[Tensor, list[Tensor]]]) -> tuple[Box, tuple[Tensor, Box]]:
         first, (second, others) = pair
         moved = Box(box.corner + first, box.size * 2)
         deep = (torch.tanh(second) * others[0], Box(moved.corner * 2, torch.exp(others[1])))
@@ -677,10 +705,7 @@ class DataBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.linear(x)
-        if float(y.sum()) > 0:
-            z = torch.tanh(y) * 2
-        else:
-            z = torch.exp(y) - 1
+        z = torch.tanh(y) * 2 if float(y.sum()) > 0 else torch.exp(y) - 1
         return self.linear(z)
 
 
@@ -700,10 +725,7 @@ def test_branch_on_data_that_went_one_way_is_right_the_other_way(x: Tensor, caps
 class ShapeBranch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = torch.tanh(x)
-        if x.size(0) > 2:
-            y = y.mean(0, keepdim=True) * 2
-        else:
-            y = y + 1
+        y = y.mean(0, keepdim=True) * 2 if x.size(0) > 2 else y + 1
         return torch.exp(y)
 
 
@@ -721,11 +743,11 @@ class Rounds(nn.Module):
         super().__init__()
         self.linear = nn.Linear(4, 4)
 
-    def forward(self, x: Tensor, rounds: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, rounds: Tensor) -> tuple[Tensor, Tensor]:
         scale = torch.sigmoid(x) + 1
         carried = x
         other = x
-        for index in range(int(rounds)):
+        for _ in range(int(rounds)):
             other = carried
             carried = torch.tanh(self.linear(carried)) * scale
         return carried * 2, other
@@ -755,7 +777,7 @@ def test_loop_with_a_constant_count_becomes_one_engine(x: Tensor, capsys: Any) -
 
 
 class While(nn.Module):
-    def forward(self, x: Tensor, limit: float) -> Tuple[Tensor, int]:
+    def forward(self, x: Tensor, limit: float) -> tuple[Tensor, int]:
         rounds = 0
         bias = torch.exp(x)
         while float(x.abs().sum()) < limit:
@@ -775,7 +797,7 @@ def test_while_loop_with_break_and_continue(x: Tensor, capsys: Any) -> None:
 
 class LoopOverShape(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        rows: List[Tensor] = []
+        rows: list[Tensor] = []
         for index in range(x.size(0)):
             rows.append(torch.tanh(x[index]) * index)
         return torch.stack(rows)
@@ -786,12 +808,12 @@ def test_loop_over_a_size(x: Tensor, capsys: Any) -> None:
 
 
 class NestedBlocks(nn.Module):
-    def forward(self, x: Tensor, flags: List[bool]) -> Tensor:
+    def forward(self, x: Tensor, flags: list[bool]) -> Tensor:
         outside = torch.exp(x) * 2
         for flag in flags:
             shifted = torch.tanh(x) + outside
             if flag:
-                for index in range(int(x.abs().max()) + 1):
+                for _ in range(int(x.abs().max()) + 1):
                     x = torch.sigmoid(x + shifted) * outside
             else:
                 x = x - shifted
@@ -803,7 +825,7 @@ def test_inner_blocks_use_values_from_outside(x: Tensor, capsys: Any) -> None:
 
 
 class LoopState(nn.Module):
-    def forward(self, x: Tensor, rounds: int) -> Tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
         total = torch.zeros_like(x)
         history = torch.zeros(8, 4)
         for index in range(rounds):
@@ -848,7 +870,7 @@ class RaisesForNumber(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.size(0) % 2 == 1:
             raise ValueError("odd")
-        else:
+        else:  # noqa: RET506  without it there would be no value that depends on the check
             half = x.size(0) // 2
         return torch.tanh(x).view(2, half, 4) * 2
 
@@ -886,10 +908,100 @@ def test_writes_before_an_exception_are_done_and_later_ones_are_not(x: Tensor, c
     check(WriteThenRaise(), [(x, tensor(2, 4))], capsys, further=[(x + 100, tensor(2, 4))])
 
 
+class CheckThenWrite(nn.Module):
+    def forward(self, x: Tensor, state: Tensor) -> Tensor:
+        y = torch.tanh(x) * 2
+        if y.size(1) != 4:
+            raise ValueError("y must have 4 columns")
+        if y.size(0) == 3:
+            raise ValueError("three rows")
+        else:  # noqa: RET506  without it there would be no value that depends on the check
+            rows = y.size(0) * 2
+        state.add_(1)
+        print("checked")
+        return torch.exp(y).view(rows, 2)
+
+
+def test_nothing_is_written_or_printed_after_a_failed_check(x: Tensor, capsys: Any) -> None:
+    further: Calls = [(tensor(2, 5), tensor(1)), (tensor(3, 4), tensor(1)), (tensor(4, 4), tensor(1))]
+    found = check(CheckThenWrite(), [(x, tensor(1))], capsys, further=further)
+    state = tensor(1)
+    with pytest.raises(torch.jit.Error, match="4 columns"):
+        found.model(tensor(2, 5), state)
+    assert torch.equal(state, tensor(1))
+    check(CheckThenWrite(), [(x, tensor(1)), (tensor(6, 4), tensor(1))], capsys, further=further[1:])
+
+
+class CheckThenPrint(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(x) * 2
+        if y.size(1) != 4:
+            raise ValueError("y must have 4 columns")
+        print("checked")
+        return torch.exp(y)
+
+
+def test_nothing_is_printed_after_a_failed_check_inside_an_engine(x: Tensor, capsys: Any) -> None:
+    check(CheckThenPrint(), [(x,)], capsys, engines=1, further=[(tensor(2, 5),)])
+
+
+class Warns(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        warnings.warn("first", stacklevel=2)
+        y = torch.tanh(x) * 2
+        if bool(y.sum() > 0):
+            warnings.warn("positive", stacklevel=2)
+        return torch.exp(y)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_warnings_stay_in_order_and_number(x: Tensor, capsys: Any) -> None:
+    found = check(Warns(), [(x,), (-x,)], capsys)
+    for arguments in (x.abs(), -x.abs()):
+        texts = []
+        for model in (Warns(), found.model):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                model(arguments)
+            texts.append([str(warning.message) for warning in caught])
+        assert texts[0] == texts[1]
+        assert len(texts[0]) == 1 + int(arguments.sum() > 0)
+
+
+class Counts(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.ops.torch_trt_ext_tests.count(torch.tanh(x) * 2)
+        for _ in range(int(x.abs().max()) + 1):
+            y = torch.ops.torch_trt_ext_tests.count(torch.exp(y) * 0.5)
+        return torch.sigmoid(y) + y
+
+
+def test_custom_operators_are_called_as_often(x: Tensor, capsys: Any) -> None:
+    calls = []
+
+    def count(x: Tensor) -> Tensor:
+        calls.append(x.clone())
+        return x + 1
+
+    library = torch.library.Library("torch_trt_ext_tests", "FRAGMENT")
+    library.define("count(Tensor x) -> Tensor")
+    library.impl("count", count, "CompositeExplicitAutograd")
+    found = check(Counts(), [(x,)], capsys, further=[(x * 3,)])
+    seen = []
+    for model in (Counts(), found.model):
+        calls.clear()
+        model(x * 3)
+        seen.append(list(calls))
+    assert_same(seen[1], seen[0], "arguments of the calls")
+    assert len(seen[0]) > 2
+
+
 class Random(nn.Module):
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         a = torch.rand_like(x)
         y = torch.tanh(x) * a
+        y = y + torch.nn.functional.scaled_dot_product_attention(y, y, y, dropout_p=0.5)
+        y = y + torch.zeros(2, 4).uniform_()
         b = torch.randn(2, 4)
         z = torch.nn.functional.dropout(y, 0.5, training=True)
         c = torch.bernoulli(torch.sigmoid(z * 2))
@@ -901,6 +1013,8 @@ def test_random_numbers_come_in_the_same_order(x: Tensor, capsys: Any) -> None:
     assert found.reasons("aten::rand_like") == ["draws random numbers"]
     assert found.reasons("aten::bernoulli") == ["draws random numbers"]
     assert found.reasons("aten::dropout") == ["draws random numbers"]
+    assert found.reasons("aten::uniform_") == ["draws random numbers"]
+    assert found.reasons("aten::scaled_dot_product_attention") == ["draws random numbers"]
 
 
 class Prints(nn.Module):
@@ -918,14 +1032,14 @@ class Prints(nn.Module):
 def test_prints_stay_in_order_and_number(x: Tensor, capsys: Any) -> None:
     found = check(Prints(), [(x, 2)], capsys, further=[(x, 0), (x, 3)])
     assert found.reasons("prim::Print")
-    assert "start 2 2\ncolumns 4\nround 0 0\nend\n" == call(found.model, (x, 1), capsys)["printed"]
+    assert call(found.model, (x, 1), capsys)["printed"] == "start 2 2\ncolumns 4\nround 0 0\nend\n"
 
 
 # Outputs and arguments of other kinds.
 
 
 class Outputs(nn.Module):
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor, int, str, Optional[Tensor], Tensor, float]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, int, str, Tensor | None, Tensor, float]:
         y = torch.tanh(x) * 2
         torch.exp(y)
         return y, y, x, y.size(0), "text", None, torch.full([2], 3), 0.5
@@ -936,7 +1050,7 @@ def test_duplicate_unused_passed_through_and_constant_outputs(x: Tensor, capsys:
 
 
 class Scalars(nn.Module):
-    def forward(self, x: Tensor, scale: float) -> Tuple[Tensor, float, int]:
+    def forward(self, x: Tensor, scale: float) -> tuple[Tensor, float, int]:
         y = torch.tanh(x) * scale
         total = float(y.sum())
         count = int((y > 0).sum())
@@ -965,7 +1079,7 @@ def test_numbers_flags_and_strings_as_arguments(x: Tensor, capsys: Any) -> None:
 
 
 class OptionalMask(nn.Module):
-    def forward(self, x: Tensor, mask: Optional[Tensor] = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         y = torch.tanh(x) * 2
         if mask is not None:
             y = y.masked_fill(mask, -1.0) * 2
@@ -980,7 +1094,7 @@ def test_optional_tensor_given_and_none(x: Tensor, capsys: Any) -> None:
 
 
 class Integers(nn.Module):
-    def forward(self, x: Tensor, n: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         y = torch.tanh(x) * 2
         squares = n * n + 1
         return y + 1, squares, squares.sum()
@@ -998,7 +1112,7 @@ class Lookup(nn.Module):
         super().__init__()
         self.table = nn.Embedding(6, 4)
 
-    def forward(self, ids: Tensor, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    def forward(self, ids: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         y = torch.tanh(self.table(ids)) * 2
         return y, torch.gather(x, 0, ids) * 2, torch.where(ids > 3, ids, ids)
 
@@ -1012,7 +1126,7 @@ def test_int64_indices_and_values_beyond_int32_at_call_time(capsys: Any) -> None
 
 
 class WideIntegers(nn.Module):
-    def forward(self, n: Tensor, x: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, n: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         return torch.cat([n, n.flip(0)]), torch.where(n > 10, x, -x) * 2
 
 
@@ -1026,7 +1140,7 @@ def test_int64_values_that_are_only_moved_or_compared_are_right_beyond_int32(cap
 
 
 class Masks(nn.Module):
-    def forward(self, x: Tensor, mask: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         both = mask & (x > 0)
         return torch.where(both, torch.tanh(x), x * 2), ~both, x[mask] * 2
 
@@ -1037,7 +1151,7 @@ def test_bool_masks(x: Tensor, capsys: Any) -> None:
 
 
 class Doubles(nn.Module):
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = torch.tanh(x) * 2
         wide = torch.exp(y.double()) + 1e-12
         return y, wide.float() * 2
@@ -1145,7 +1259,7 @@ class Side(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         side = torch.erfinv(torch.tanh(x) * 0.5)
         y = torch.exp(x)
-        for index in range(4):
+        for _ in range(4):
             y = torch.sigmoid(y) * 3
         return torch.exp(y + side)
 
@@ -1153,7 +1267,7 @@ class Side(nn.Module):
 class SideOfInput(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = torch.exp(x)
-        for index in range(4):
+        for _ in range(4):
             y = torch.sigmoid(y) * 3
         return torch.exp(y + torch.i0(x))
 
@@ -1172,7 +1286,7 @@ def test_engines_are_as_few_as_dependencies_allow(kind: Any, engines: int, x: Te
 
 
 class ViewsOfReturned(nn.Module):
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         y = torch.exp(x) * 2
         z = torch.tanh(y.t()) * 2
         return y, y.view(-1), torch.exp(z.reshape(-1)) + y.view(-1)
@@ -1201,7 +1315,7 @@ def test_min_block_size_leaves_small_subgraphs(x: Tensor, capsys: Any) -> None:
 
 
 class Varying(nn.Module):
-    def forward(self, x: Tensor) -> Tuple[Tensor, int]:
+    def forward(self, x: Tensor) -> tuple[Tensor, int]:
         y = torch.tanh(x)
         z = torch.erfinv(torch.exp(x[:, :1]).expand(y.size(0), 3) * 0.01)
         return torch.sigmoid(z) * y.size(1), y.numel()
@@ -1218,7 +1332,7 @@ class Traced(nn.Module):
         self.linear = nn.Linear(4, 4)
         self.register_buffer("seen", torch.zeros(4))
 
-    def forward(self, x: Tensor, parts: Dict[str, Tensor]) -> Tuple[Tensor, Dict[str, Tensor]]:
+    def forward(self, x: Tensor, parts: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         self.seen += 1
         y = self.linear(x)
         y[:, 0] += parts["a"][:, 0]
@@ -1226,6 +1340,7 @@ class Traced(nn.Module):
         return torch.tanh(y) * self.seen, {"b": torch.exp(y), "c": parts["a"]}
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_traced_models(x: Tensor, capsys: Any) -> None:
     model = Traced().eval()
     arguments = (x, {"a": x * 2})

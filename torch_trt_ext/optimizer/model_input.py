@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import os
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -141,12 +142,25 @@ def argument_names(script: torch.jit.ScriptModule) -> list[str]:
     return [argument.name for argument in module._get_method("forward").schema.arguments[1:]]
 
 
+def copy_script(script: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """A copy whose tensors share memory with each other where the original's do, which ``copy.deepcopy`` undoes."""
+    buffer = io.BytesIO()
+    try:
+        torch.jit.save(script, buffer)  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        # What calls back into Python cannot be saved.
+        return copy.deepcopy(script)
+    buffer.seek(0)
+    duplicate: torch.jit.ScriptModule = torch.jit.load(buffer)  # type: ignore[no-untyped-call]
+    return duplicate
+
+
 def freeze(script: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     """A frozen copy: inlined, weights as constants, batch normalization folded into convolutions.
 
     Attributes that the model writes to stay attributes. The given module is not changed.
     """
-    duplicate = copy.deepcopy(script)
+    duplicate = copy_script(script)
     if hasattr(duplicate, "training"):
         frozen: torch.jit.ScriptModule = torch.jit.freeze(duplicate.eval())
         return frozen

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import io
 import logging
 import re
@@ -14,6 +16,8 @@ import onnx
 import torch
 from torch import Tensor
 
+from torch_trt_ext.optimizer.onnx_folding import fold_shapes
+
 #: The newest operator set that torch's TorchScript exporter writes, TensorRT 10 reads and OpenVINO reads.
 OPSET = 18
 
@@ -23,30 +27,26 @@ OUTPUT_PREFIX = "output_"
 
 _NODE_NAME = re.compile(r"(?:^|[^\w])n(\d+)/")
 
-#: Operators that have no ONNX counterpart of their own, written with operators that have: pattern and replacement.
+#: Operators that have no ONNX counterpart of their own, in operators that have.
 _DECOMPOSITIONS = {
-    "aten::_native_multi_head_attention": (
-        """
-graph(%query, %key, %value, %embed_dim, %num_heads, %qkv_weight, %qkv_bias, %proj_weight, %proj_bias, %mask, %need,
-      %average, %mask_type):
-  %output : Tensor, %weights : Tensor = aten::_native_multi_head_attention(%query, %key, %value, %embed_dim, %num_heads,
-      %qkv_weight, %qkv_bias, %proj_weight, %proj_bias, %mask, %need, %average, %mask_type)
-  return (%output, %weights)""",
-        """
-graph(%query, %key, %value, %embed_dim : int, %num_heads : int, %qkv_weight, %qkv_bias, %proj_weight, %proj_bias, %mask,
-      %need, %average, %mask_type):
+    "aten::_native_multi_head_attention": """
+graph(%query : Tensor, %key : Tensor, %value : Tensor, %embed_dim : int, %num_heads : int, %qkv_weight : Tensor,
+      %qkv_bias : Tensor, %proj_weight : Tensor, %proj_bias : Tensor, %mask : Tensor?, %need_weights : bool,
+      %average : bool, %mask_type : int?):
   %none : NoneType = prim::Constant()
   %zero : int = prim::Constant[value=0]()
   %one : int = prim::Constant[value=1]()
   %two : int = prim::Constant[value=2]()
   %three : int = prim::Constant[value=3]()
-  %last : int = prim::Constant[value=-1]()
+  %four : int = prim::Constant[value=4]()
   %rate : float = prim::Constant[value=0.]()
+  %exponent : float = prim::Constant[value=-0.5]()
   %false : bool = prim::Constant[value=0]()
   %packed : Tensor = aten::linear(%query, %qkv_weight, %qkv_bias)
   %batch : int = aten::size(%query, %zero)
   %length : int = aten::size(%query, %one)
   %head : int = aten::floordiv(%embed_dim, %num_heads)
+  %scale : float = aten::pow(%head, %exponent)
   %shape : int[] = prim::ListConstruct(%batch, %length, %three, %num_heads, %head)
   %parts : Tensor = aten::view(%packed, %shape)
   %order : int[] = prim::ListConstruct(%two, %zero, %three, %one, %four)
@@ -54,15 +54,12 @@ graph(%query, %key, %value, %embed_dim : int, %num_heads : int, %qkv_weight, %qk
   %q : Tensor = aten::select(%turned, %zero, %zero)
   %k : Tensor = aten::select(%turned, %zero, %one)
   %v : Tensor = aten::select(%turned, %zero, %two)
-  %attended : Tensor = aten::scaled_dot_product_attention(%q, %k, %v, %none, %rate, %false, %none, %false)
+  %attended : Tensor = aten::scaled_dot_product_attention(%q, %k, %v, %none, %rate, %false, %scale, %false)
   %back : Tensor = aten::transpose(%attended, %one, %two)
   %flat_shape : int[] = prim::ListConstruct(%batch, %length, %embed_dim)
   %flat : Tensor = aten::reshape(%back, %flat_shape)
   %output : Tensor = aten::linear(%flat, %proj_weight, %proj_bias)
-  return (%output, %output)""".replace(
-            "  %last : int = prim::Constant[value=-1]()\n", "  %four : int = prim::Constant[value=4]()\n"
-        ),
-    ),
+  return (%output)""",
 }
 
 
@@ -80,9 +77,16 @@ class ExportError(Exception):
 
 def has_onnx_form(kind: str) -> bool:
     """Whether the exporter knows an operator (``aten::conv2d``) at all."""
-    from torch.onnx._internal.torchscript_exporter.registration import registry
+    return kind in _DECOMPOSITIONS or kind == "aten::unflatten" or bool(_registry().is_registered_op(kind, OPSET))
 
-    return kind in _DECOMPOSITIONS or bool(registry.is_registered_op(kind, OPSET))
+
+@functools.cache
+def _registry() -> Any:
+    """What the exporter knows; it registers some of it only when it is first used."""
+    package = "torch.onnx._internal.torchscript_exporter"
+    for opset in range(7, OPSET + 1):
+        importlib.import_module(f"{package}.symbolic_opset{opset}")
+    return importlib.import_module(f"{package}.registration").registry
 
 
 def node_of(name: str) -> int | None:
@@ -106,9 +110,10 @@ def export(graph: Any, inputs: Sequence[Tensor], dynamic_dims: Sequence[Sequence
     Raises:
         ExportError: the exporter cannot.
     """
-    for pattern, replacement in _DECOMPOSITIONS.values():
-        torch._C._jit_pass_custom_pattern_based_rewrite_graph(pattern, replacement, graph)
-    _keep_scopes(graph)
+    _decompose(graph)
+    _write_out_unflatten(graph)
+    torch._C._jit_pass_constant_propagation(graph)
+    _fix_attention_scales(graph)
     names = [f"{INPUT_PREFIX}{index}" for index in range(len(inputs))]
     result = next(iter(graph.outputs()))
     count = len(list(result.node().inputs())) if result.node().kind() == "prim::TupleConstruct" else 1
@@ -131,8 +136,7 @@ def export(graph: Any, inputs: Sequence[Tensor], dynamic_dims: Sequence[Sequence
             )
     except Exception as error:  # the exporter's symbolic functions raise anything
         raise ExportError(_last_line(error), _operator_in(str(error))) from error
-    model = onnx.load_from_string(buffer.getvalue())
-    return _tidied(model)
+    return fold_shapes(_tidied(onnx.load_from_string(buffer.getvalue())))
 
 
 @contextlib.contextmanager
@@ -149,14 +153,75 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _keep_scopes(graph: Any) -> None:
-    """Gives nodes that a rewrite made the scope of the node before them, so that all of them have one."""
-    last = None
-    for node in graph.nodes():
-        if node.scopeName():
-            last = node
-        elif last is not None:
-            node.copyMetadata(last)
+def _decompose(graph: Any) -> None:
+    """Writes out the operators of :data:`_DECOMPOSITIONS`; what takes their place has their scopes."""
+    for kind, text in _DECOMPOSITIONS.items():
+        for node in graph.findAllNodes(kind):
+            _check_decomposable(node)
+            with graph.insert_point_guard(node):
+                results = graph.insertGraph(torch._C.parse_ir(text), list(node.inputs()))
+            for new in graph.nodes():
+                if not new.scopeName():
+                    new.copyMetadata(node)
+            node.outputsAt(0).replaceAllUsesWith(results[0])
+            node.destroy()
+
+
+def _write_out_unflatten(graph: Any) -> None:
+    """Makes ``aten::unflatten`` a reshape, where the rank of its input is known."""
+    for node in graph.findAllNodes("aten::unflatten"):
+        tensor, dim, parts = node.inputs()
+        known = isinstance(tensor.type(), torch.TensorType) and tensor.type().varyingSizes()
+        if not known or dim.node().kind() != "prim::Constant":
+            raise ExportError("unflatten of a tensor whose rank is not known is not written out", node.kind())
+        rank, position = len(known), dim.toIValue()
+        position = position + rank if position < 0 else position
+        with graph.insert_point_guard(node):
+            sizes = [
+                graph.insertConstant(size)
+                if size is not None
+                else _insert(graph, "aten::size", [tensor, graph.insertConstant(index)])
+                for index, size in enumerate(known)
+            ]
+            if parts.node().kind() == "prim::Constant":
+                middle = [graph.insertConstant(size) for size in parts.toIValue()]
+            elif parts.node().kind() == "prim::ListConstruct":
+                middle = list(parts.node().inputs())
+            else:
+                raise ExportError("unflatten into a list of unknown length is not written out", node.kind())
+            shape = _insert(graph, "prim::ListConstruct", sizes[:position] + middle + sizes[position + 1 :], "int[]")
+            result = _insert(graph, "aten::reshape", [tensor, shape], node.output().type())
+        for new in graph.nodes():
+            if not new.scopeName():
+                new.copyMetadata(node)
+        node.output().replaceAllUsesWith(result)
+        node.destroy()
+
+
+def _insert(graph: Any, kind: str, inputs: list[Any], result_type: Any = "int") -> Any:
+    """Adds a node with one output at the insertion point."""
+    plain = {"int": torch._C.IntType.get(), "int[]": torch._C.ListType.ofInts()}
+    node = graph.insertNode(graph.create(kind, inputs, 1))
+    node.output().setType(plain.get(result_type, result_type) if isinstance(result_type, str) else result_type)
+    return node.output()
+
+
+def _check_decomposable(node: Any) -> None:
+    if node.outputsAt(1).uses():
+        raise ExportError("attention whose weights are asked for is not written out", node.kind())
+    mask = node.inputsAt(9)
+    if mask.type().kind() != "NoneType" and not mask.node().mustBeNone():
+        raise ExportError("attention with a mask is not written out", node.kind())
+
+
+def _fix_attention_scales(graph: Any) -> None:
+    """Gives attention its scale as a number where the size of a head is known: the exporter reads it off a shape."""
+    for node in graph.findAllNodes("aten::scaled_dot_product_attention"):
+        arguments = list(node.inputs())
+        sizes = arguments[0].type().varyingSizes() if isinstance(arguments[0].type(), torch.TensorType) else None
+        if arguments[6].type().kind() == "NoneType" and sizes and sizes[-1]:
+            with graph.insert_point_guard(node):
+                node.replaceInput(6, graph.insertConstant(float(sizes[-1]) ** -0.5))
 
 
 def _last_line(error: BaseException) -> str:

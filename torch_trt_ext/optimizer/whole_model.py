@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch_trt_ext.optimizer import observation
 from torch_trt_ext.optimizer.accuracy import Comparison, compare
 from torch_trt_ext.optimizer.latency import Latency, compare_latency
+from torch_trt_ext.optimizer.model_input import copy_script
 from torch_trt_ext.optimizer.structures import describe
 from torch_trt_ext.optimizer.summary import Outcome
 
@@ -45,7 +45,7 @@ class WholeModel:
 
     def original(self) -> torch.jit.ScriptModule:
         """A copy of the model in its initial state."""
-        return copy.deepcopy(self._outcome.source.script)
+        return copy_script(self._outcome.source.script)
 
     def why_inaccurate(self, optimized: observation.ModelMaker) -> str:
         """What is wrong with the answers of the model with engines; empty if it may be kept."""

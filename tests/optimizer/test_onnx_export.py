@@ -1,0 +1,170 @@
+"""TorchScript subgraphs as ONNX: names, shapes that are known, attention, what cannot be exported."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from onnx import parser
+from onnx.reference import ReferenceEvaluator
+from torch import Tensor, nn
+from torchvision.models import VisionTransformer
+
+from torch_trt_ext import _C
+from torch_trt_ext.config import PartitionConfig
+from torch_trt_ext.optimizer import observation, onnx_export, support
+from torch_trt_ext.optimizer.model_input import freeze
+from torch_trt_ext.optimizer.onnx_folding import fold_shapes
+
+#: float32, and numpy's order of additions against torch's.
+TOLERANCE = 1e-4
+
+
+def prepare(module: nn.Module, *inputs: Tensor) -> tuple[_C.PreparedModel, _C.Session]:
+    prepared = _C.PreparedModel(freeze(torch.jit.script(module.eval()))._c)
+    prepared.simplify(10_000)
+    session = observation.observe(prepared, [inputs])
+    nodes = prepared.nodes()
+    taken = support.find_taken_branches(nodes, session, shapes_vary=False)
+    prepared.divide(support.find_unsupported(nodes, session, PartitionConfig(), "cpu"), taken, 1)
+    return prepared, session
+
+
+def export(module: nn.Module, *inputs: Tensor, dynamic: tuple[int, ...] = ()) -> onnx.ModelProto:
+    """The module's one subgraph; of each input the dimensions in ``dynamic`` vary."""
+    prepared, session = prepare(module, *inputs)
+    assert prepared.subgraph_count() == 1
+    facts = {
+        value: _C.TensorFacts(
+            record.dtype, [-1 if dim in dynamic else size for dim, size in enumerate(record.max_shape)]
+        )
+        for value, record in session.values.items()
+    }
+    graph = prepared.engine_graph(0, facts, "cpu", prepared.subgraph_length(0))
+    return onnx_export.export(graph, inputs, [dynamic] * len(inputs))
+
+
+def run(model: onnx.ModelProto, *inputs: Tensor) -> list[Any]:
+    given = {value.name: tensor.numpy() for value, tensor in zip(model.graph.input, inputs, strict=True)}
+    return ReferenceEvaluator(model).run(None, given)
+
+
+def check(model: onnx.ModelProto, module: nn.Module, *inputs: Tensor) -> None:
+    onnx.checker.check_model(model, full_check=True)
+    with torch.no_grad():
+        expected = module(*inputs)
+    torch.testing.assert_close(torch.from_numpy(run(model, *inputs)[0]), expected, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def transformer() -> nn.Module:
+    """With PyTorch's attention module, which runs one fused operator."""
+    return VisionTransformer(
+        image_size=16, patch_size=8, num_layers=1, num_heads=4, hidden_dim=16, mlp_dim=32, num_classes=3
+    )
+
+
+IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+TOKENS = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
+
+
+class WrittenAttention(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        q = x.unflatten(-1, [4, 4]).transpose(1, 2)
+        return torch.nn.functional.scaled_dot_product_attention(q, q, q).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize(("make", "x"), [(transformer, IMAGES), (WrittenAttention, TOKENS)])
+def test_attention_has_its_scale_as_a_number(make: Callable[[], nn.Module], x: Tensor) -> None:
+    torch.manual_seed(0)
+    module = make().eval()
+    model = export(module, x)
+    operators = Counter(node.op_type for node in model.graph.node)
+    assert operators["Softmax"] == 1
+    assert operators["Sqrt"] == operators["Shape"] == 0
+    check(model, module, x)
+
+
+def test_attention_of_any_batch() -> None:
+    module = WrittenAttention()
+    model = export(module, torch.randn(2, 5, 16), dynamic=(0,))
+    for batch in (2, 3):
+        check(model, module, torch.randn(batch, 5, 16))
+
+
+def test_written_out_attention_keeps_its_nodes_number() -> None:
+    module, x = transformer(), IMAGES
+    prepared, _ = prepare(module, x)
+    (number,) = (node.id for node in prepared.nodes() if node.kind == "aten::_native_multi_head_attention")
+    model = export(module, x)
+    assert {onnx_export.node_of(node.name) for node in model.graph.node if node.op_type == "Softmax"} == {number}
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.randn(48, 16))
+        self.register_buffer("bias", torch.randn(48))
+        self.register_buffer("out_weight", torch.randn(16, 16))
+        self.register_buffer("out_bias", torch.randn(16))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return torch._native_multi_head_attention(
+            x, x, x, 16, 4, self.weight, self.bias, self.out_weight, self.out_bias, mask, False, True, 1
+        )[0]
+
+
+def test_attention_with_a_mask_fails() -> None:
+    x, mask = torch.randn(2, 5, 16), torch.zeros(2, 5, dtype=torch.bool)
+    with pytest.raises(onnx_export.ExportError, match="attention with a mask is not written out") as raised:
+        export(Masked(), x, mask)
+    assert raised.value.operator == "aten::_native_multi_head_attention"
+
+
+class Sized(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x).reshape(x.shape[0], x.shape[1] * x.shape[2])
+
+
+def test_known_shapes_are_folded() -> None:
+    x = torch.randn(2, 3, 4)
+    model = export(Sized(), x)
+    assert Counter(node.op_type for node in model.graph.node) == {"Relu": 1, "Constant": 1, "Reshape": 1}
+    check(model, Sized(), x)
+
+
+def test_varying_shapes_are_not_folded() -> None:
+    model = export(Sized(), torch.randn(2, 3, 4), dynamic=(0,))
+    assert "Shape" in {node.op_type for node in model.graph.node}
+    for batch in (2, 5):
+        check(model, Sized(), torch.randn(batch, 3, 4))
+
+
+def test_names_tell_the_node() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    x = torch.randn(3, 4)
+    kinds = {node.id: node.kind for node in prepare(module, x)[0].nodes()}
+    operators = {node.op_type: onnx_export.node_of(node.name) for node in export(module, x).graph.node}
+    assert kinds[operators["Relu"]] == "aten::relu"
+    assert kinds[operators["Gemm"]] == "aten::linear"
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("n12/Conv", 12), ("/n3/Add_1", 3), ("node 'n7/Mul'", 7), ("Conv_4", None), ("un5/x", None)]
+)
+def test_node_of(name: str, number: int | None) -> None:
+    assert onnx_export.node_of(name) == number
+
+
+def test_folding_leaves_outputs_and_other_constants() -> None:
+    model = parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 18]> g (float[2,3] x) => (int64[2] shape, float[2,3] y)
+        { shape = Shape(x) y = Add(x, x) }"""
+    )
+    folded = fold_shapes(model)
+    assert [node.op_type for node in folded.graph.node] == ["Shape", "Add"]
+    x = torch.randn(2, 3)
+    assert run(folded, x)[0].tolist() == [2, 3]

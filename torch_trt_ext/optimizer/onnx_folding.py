@@ -1,0 +1,135 @@
+"""Arithmetic on shapes that are known, computed before an engine is built."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+#: What exporters compute shapes with.
+_SHAPE_OPERATORS = {
+    "Add",
+    "Cast",
+    "Concat",
+    "ConstantOfShape",
+    "Div",
+    "Equal",
+    "Floor",
+    "Gather",
+    "Greater",
+    "Identity",
+    "Less",
+    "Max",
+    "Min",
+    "Mod",
+    "Mul",
+    "Neg",
+    "Range",
+    "ReduceProd",
+    "Reshape",
+    "Slice",
+    "Sqrt",
+    "Squeeze",
+    "Sub",
+    "Unsqueeze",
+    "Where",
+}
+
+#: Weights are no shapes: larger results stay computed by the engine library, which folds them itself.
+_MAX_ELEMENTS = 64
+
+
+def fold_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Replaces ``Shape`` of values whose shape is fixed, and what is computed from such shapes alone, by constants.
+
+    Args:
+        model: it is not changed. Where its shapes cannot be inferred, it comes back as it is.
+
+    Returns:
+        A model with the same inputs, outputs and answers.
+    """
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model)
+    except Exception:  # protobuf's limit of 2 GB, or operators that onnx does not know
+        return model
+    shapes = _fixed_shapes(inferred.graph)
+    known: dict[str, NDArray[Any]] = {}
+    outputs = {output.name for output in model.graph.output}
+    folded = onnx.ModelProto()
+    folded.CopyFrom(model)
+    del folded.graph.node[:]
+    for node in model.graph.node:
+        values = _evaluate(node, known, shapes, model)
+        if values is None or any(name in outputs for name in node.output):
+            folded.graph.node.append(node)
+            if node.op_type == "Constant" and values is not None:
+                known[node.output[0]] = values[0]
+            continue
+        for name, value in zip(node.output, values, strict=True):
+            known[name] = value
+            if node.op_type == "Constant":
+                folded.graph.node.append(node)
+            else:
+                constant = helper.make_node(
+                    "Constant", [], [name], name=node.name, value=numpy_helper.from_array(value)
+                )
+                folded.graph.node.append(constant)
+    return _without_unused(folded)
+
+
+def _fixed_shapes(graph: onnx.GraphProto) -> dict[str, list[int]]:
+    shapes = {}
+    for value in [*graph.input, *graph.value_info, *graph.output]:
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+            shapes[value.name] = [dim.dim_value for dim in tensor.shape.dim]
+    return shapes
+
+
+def _evaluate(
+    node: onnx.NodeProto, known: dict[str, NDArray[Any]], shapes: dict[str, list[int]], model: onnx.ModelProto
+) -> list[NDArray[Any]] | None:
+    """What a node gives, if it is known and small."""
+    if node.op_type == "Constant":
+        values = [attribute.t for attribute in node.attribute if attribute.name == "value"]
+        small = values and int(np.prod(list(values[0].dims), dtype=np.int64)) <= _MAX_ELEMENTS
+        return [numpy_helper.to_array(values[0])] if small else None
+    if node.op_type == "Shape" and not node.attribute and node.input[0] in shapes:
+        return [np.array(shapes[node.input[0]], dtype=np.int64)]
+    if node.op_type not in _SHAPE_OPERATORS or not node.input or not all(name in known for name in node.input if name):
+        return None
+    given = {name: known[name] for name in node.input if name}
+    graph = helper.make_graph(
+        [node],
+        "folded",
+        [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in given.items()],
+        [onnx.ValueInfoProto(name=name) for name in node.output],
+    )
+    single = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            results = [np.asarray(value) for value in ReferenceEvaluator(single).run(None, given)]
+    except Exception:  # what the reference cannot compute stays in the graph
+        return None
+    return results if all(result.size <= _MAX_ELEMENTS for result in results) else None
+
+
+def _without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
+    read = {output.name for output in model.graph.output}
+    kept = []
+    for node in reversed(model.graph.node):
+        if any(name in read for name in node.output):
+            kept.append(node)
+            read.update(node.input)
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    read.update(name for inner in attribute.g.node for name in inner.input)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(kept))
+    return model
