@@ -35,7 +35,9 @@ namespace prim = c10::prim;
 constexpr size_t kMaxRounds = 16;
 
 std::string source_of(const Node* node) {
-  if (const auto place = node->sourceRange().file_line_col()) {
+  // Of a model that was saved, the Python that its saved code was made from.
+  const auto original = node->sourceRange().findSourceRangeThatGenerated();
+  if (const auto place = (original ? *original : node->sourceRange()).file_line_col()) {
     return std::get<0>(*place) + ":" + std::to_string(std::get<1>(*place));
   }
   return "";
