@@ -59,4 +59,4 @@ format: $(READY)
 	git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs $(if $(VENV),$(VENV)/bin/)clang-format -i
 
 clean:
-	rm -rf build out $(PACKAGE_FOLDER)/lib $(PACKAGE_FOLDER)/include $(PACKAGE_FOLDER)/share
+	rm -rf build out $(PACKAGE_FOLDER)/_C.*.so $(PACKAGE_FOLDER)/lib $(PACKAGE_FOLDER)/include $(PACKAGE_FOLDER)/share
