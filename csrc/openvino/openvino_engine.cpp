@@ -112,7 +112,8 @@ bool fits_int32(const at::Tensor& tensor) {
 }
 
 void check_fits_int32(const at::Tensor& tensor, const std::string& name) {
-  TORCH_CHECK_VALUE(fits_int32(tensor), "input '", name, "' must hold values of 32 bits, because OpenVINO computes int64 as int32 ",
+  TORCH_CHECK_VALUE(fits_int32(tensor), "input '", name,
+                    "' must hold values of 32 bits, because OpenVINO computes int64 as int32 ",
                     "on the CPU, got a larger one; keep the operations that need it in PyTorch");
 }
 

@@ -146,7 +146,7 @@ def copy_script(script: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     """A copy whose tensors share memory with each other where the original's do, which ``copy.deepcopy`` undoes."""
     buffer = io.BytesIO()
     try:
-        torch.jit.save(script, buffer)  # type: ignore[no-untyped-call]
+        torch.jit.save(script, buffer)
     except RuntimeError:
         # What calls back into Python cannot be saved.
         return copy.deepcopy(script)
