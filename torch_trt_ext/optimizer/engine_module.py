@@ -17,8 +17,10 @@ class EngineOrSubgraph(torch.nn.Module):
         engine: an object of one of the engine classes.
         subgraph: a ScriptModule whose ``forward(List[Tensor]) -> List[Tensor]`` does the same.
         engine_inputs: which of the inputs the engine takes, in its order.
-        other_inputs: the inputs of which the engine knows the shape only, since its subgraph reads no more of them.
+        other_inputs: the inputs that the engine does not take, since its subgraph reads no more of them than their
+            shape, dtype and device, which it was made for.
         other_shapes: these shapes, one for each of ``other_inputs``.
+        other_like: a tensor of the dtype and on the device of each of ``other_inputs``.
         data_outputs: which of the outputs the engine gives, in its order.
         shape_outputs: the outputs of which the model reads no more than the shape.
         shapes: these shapes, one for each of ``shape_outputs``.
@@ -32,6 +34,7 @@ class EngineOrSubgraph(torch.nn.Module):
         engine_inputs: list[int],
         other_inputs: list[int],
         other_shapes: list[list[int]],
+        other_like: list[Tensor],
         data_outputs: list[int],
         shape_outputs: list[int],
         shapes: list[list[int]],
@@ -43,6 +46,7 @@ class EngineOrSubgraph(torch.nn.Module):
         self.engine_inputs = torch.jit.Attribute(engine_inputs, list[int])
         self.other_inputs = torch.jit.Attribute(other_inputs, list[int])
         self.other_shapes = torch.jit.Attribute(other_shapes, list[list[int]])
+        self.other_like = torch.jit.Attribute(other_like, list[Tensor])
         self.data_outputs = torch.jit.Attribute(data_outputs, list[int])
         self.shape_outputs = torch.jit.Attribute(shape_outputs, list[int])
         self.shapes = torch.jit.Attribute(shapes, list[list[int]])
@@ -51,7 +55,10 @@ class EngineOrSubgraph(torch.nn.Module):
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         fits = True
         for index, position in enumerate(self.other_inputs):
-            if list(inputs[position].shape) != self.other_shapes[index]:
+            given_input, like = inputs[position], self.other_like[index]
+            if list(given_input.shape) != self.other_shapes[index]:
+                fits = False
+            if given_input.dtype != like.dtype or given_input.device != like.device:
                 fits = False
         given: list[Tensor] = []
         for position in self.engine_inputs:

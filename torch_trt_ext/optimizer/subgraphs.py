@@ -417,6 +417,7 @@ def make_replacement(candidate: Candidate, *, keep_fallback: bool) -> torch.jit.
             engine_inputs=subgraph.engine_inputs,
             other_inputs=others,
             other_shapes=[list(subgraph.calls[0][position].shape) for position in others],
+            other_like=[subgraph.calls[0][position].new_zeros(1) for position in others],
             data_outputs=subgraph.data_outputs,
             shape_outputs=shaped,
             shapes=[list(example[position].shape) for position in shaped],
