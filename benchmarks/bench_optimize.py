@@ -27,6 +27,7 @@ from benchmarks.peers import PEERS, Call, Setting, Skipped
 from benchmarks.timing import TIMED_RUNS, WARMUP_RUNS, environment
 from torch_trt_ext.optimizer.accuracy import Comparison, compare
 from torch_trt_ext.optimizer.latency import compare_latency
+from torch_trt_ext.optimizer.messages import first_line
 from torch_trt_ext.optimizer.structures import detach_clone, flatten_tensors, map_tensors
 
 OURS = "ours"
@@ -59,9 +60,8 @@ def _reference(case: Case) -> Any:
         return _answers(case, lambda: case.plain(*case.arguments))
 
 
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+def _what(error: BaseException) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _optimize(case: Case, device: torch.device, args: argparse.Namespace) -> tuple[Call, Results, str]:
@@ -132,7 +132,7 @@ def measure_case(case: Case, device: torch.device, args: argparse.Namespace) -> 
         except Skipped as reason:
             entries[name] = {"status": "skipped", "reason": str(reason)}
         except Exception as error:  # whatever another library raises
-            entries[name] = {"status": "failed", "reason": _last_line(error)}
+            entries[name] = {"status": "failed", "reason": _what(error)}
         else:
             if entries[name]["status"] == "checked":
                 calls[name] = made
@@ -219,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 size = None if name == "digits_with_engine" else args.size
                 result |= measure_case(build_case(name, device, batch=batch, size=size), device, args)
             except Exception as error:  # one model's failure, whatever it is, must not cost the others' results
-                result["failed"] = _last_line(error)
+                result["failed"] = _what(error)
                 print(f"failed: {result['failed']}", file=sys.stderr, flush=True)
             measured.append(result)
             args.out.write_text(json.dumps({**facts, "results": measured}, indent=2) + "\n")

@@ -1,4 +1,4 @@
-// torch_trt_ext._C: passes over TorchScript graphs, for torch_trt_ext/optimizer/graph.py, which documents them.
+// torch_trt_ext._C: passes over TorchScript graphs, for torch_trt_ext/optimizer. torch_trt_ext/_C.pyi has the types.
 #include <torch/csrc/jit/python/pybind.h>
 #include <torch/csrc/utils/pybind.h>
 

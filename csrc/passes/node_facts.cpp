@@ -32,11 +32,7 @@ bool is_known(const Node* node, const std::string& argument, const c10::IValue& 
 
 void collect_needed(const Node* node, const Node* outermost, std::vector<Value*>& needed) {
   const auto is_outside = [outermost](const Value* value) {
-    const Node* owner =
-        value->node()->kind() == prim::Param ? value->node()->owningBlock()->owningNode() : value->node();
-    if (value->node()->kind() != prim::Param) {
-      owner = value->node()->owningBlock()->owningNode();
-    }
+    const Node* owner = value->node()->owningBlock()->owningNode();
     while (owner != nullptr) {
       if (owner == outermost) {
         return false;
@@ -103,18 +99,8 @@ bool is_schema_mutable(const Node* node) {
 }
 
 bool any_mutable(const Node* node) {
-  if (is_schema_mutable(node) || node->kind() == prim::SetAttr || node->kind() == prim::CallMethod ||
-      node->kind() == prim::CallFunction) {
-    return true;
-  }
-  for (const Block* const block : node->blocks()) {
-    for (const Node* const inner : block->nodes()) {
-      if (any_mutable(inner)) {
-        return true;
-      }
-    }
-  }
-  return false;
+  return is_schema_mutable(node) || node->kind() == prim::SetAttr || node->kind() == prim::CallMethod ||
+         node->kind() == prim::CallFunction || any_inside(node, any_mutable);
 }
 
 bool writes_sizes(const Node* node) {
@@ -195,14 +181,7 @@ bool is_plain_computation(const Node* node) {
       return false;
     }
   }
-  for (const Block* const block : node->blocks()) {
-    for (const Node* const inner : block->nodes()) {
-      if (!is_plain_computation(inner)) {
-        return false;
-      }
-    }
-  }
-  return true;
+  return !any_inside(node, [](const Node* inner) { return !is_plain_computation(inner); });
 }
 
 bool draws_random_numbers(const Node* node) {

@@ -6,6 +6,20 @@
 
 namespace torch_trt_ext::passes {
 
+/// Whether a predicate holds for a node of the node's blocks. Predicates that concern deeper blocks too look there
+/// themselves.
+template <typename Predicate>
+bool any_inside(const torch::jit::Node* node, const Predicate& predicate) {
+  for (const torch::jit::Block* const block : node->blocks()) {
+    for (const torch::jit::Node* const inner : block->nodes()) {
+      if (predicate(inner)) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
 /// Numbers, strings, devices, None, and lists, tuples and Optionals of them: what no engine takes or gives.
 bool is_plain_type(const c10::Type& type);
 

@@ -46,7 +46,7 @@ std::string name_of(const Value* value) {
 
 NodeRoles::NodeRoles(const std::shared_ptr<torch::jit::Graph>& graph, const GraphIndex& index, const AliasDb& alias_db,
                      std::unordered_map<size_t, std::string> excluded, TakenBranches taken)
-    : graph_(graph), index_(index), alias_db_(alias_db), excluded_(std::move(excluded)), taken_(std::move(taken)) {
+    : index_(index), alias_db_(alias_db), excluded_(std::move(excluded)), taken_(std::move(taken)) {
   for (Value* const output : graph->outputs()) {
     collect_leaves(output, returned_);
   }
@@ -119,10 +119,7 @@ void NodeRoles::find_must_run() {
 }
 
 bool NodeRoles::raises(const Node* node) {
-  return std::any_of(node->blocks().begin(), node->blocks().end(), [](const Block* block) {
-    return std::any_of(block->nodes().begin(), block->nodes().end(),
-                       [](const Node* inner) { return inner->kind() == prim::RaiseException || raises(inner); });
-  });
+  return any_inside(node, [](const Node* inner) { return inner->kind() == prim::RaiseException || raises(inner); });
 }
 
 /// Whether the node can raise where an engine would run: not where the engine's own checks decide the branch.
@@ -144,12 +141,8 @@ bool NodeRoles::may_raise(const Node* node) const {
 }
 
 bool NodeRoles::has_effect(const Node* node) const {
-  for (const Block* const block : node->blocks()) {
-    for (const Node* const inner : block->nodes()) {
-      if (has_effect(inner)) {
-        return true;
-      }
-    }
+  if (any_inside(node, [this](const Node* inner) { return has_effect(inner); })) {
+    return true;
   }
   if (!node->blocks().empty() || node->kind() == prim::RaiseException) {
     return false;
@@ -278,17 +271,8 @@ bool NodeRoles::can_be_inside(const Value* value) const {
 }
 
 bool NodeRoles::keeps_order(const Node* node) const {
-  if (node->hasSideEffects() || draws_random_numbers(node) || any_mutable(node)) {
-    return true;
-  }
-  for (const Block* const block : node->blocks()) {
-    for (const Node* const inner : block->nodes()) {
-      if (keeps_order(inner)) {
-        return true;
-      }
-    }
-  }
-  return false;
+  return node->hasSideEffects() || draws_random_numbers(node) || any_mutable(node) ||
+         any_inside(node, [this](const Node* inner) { return keeps_order(inner); });
 }
 
 std::string NodeRoles::why_never_operator(const Node* node) {

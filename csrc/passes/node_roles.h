@@ -40,9 +40,6 @@ class NodeRoles {
   /// The branch of an `prim::If` of role kOperator that its engine holds.
   size_t taken_branch(const torch::jit::Node* node) const { return taken_.at(index_.id_of(node)); }
 
-  /// Whether the value can be computed inside a subgraph: a tensor, a constant, or what is made of them by plain nodes.
-  bool can_be_inside(const torch::jit::Value* value) const;
-
   /// Whether a change of order of this node against others of its kind could be noticed.
   bool keeps_order(const torch::jit::Node* node) const;
 
@@ -57,6 +54,8 @@ class NodeRoles {
   bool must_run(const torch::jit::Node* node) const { return must_run_.count(node) != 0; }
 
  private:
+  /// Whether the value can be computed inside a subgraph: a tensor, a constant, or what is made of them by plain nodes.
+  bool can_be_inside(const torch::jit::Value* value) const;
   void find_escaping();
   void find_must_run();
   bool may_raise(const torch::jit::Node* node) const;
@@ -70,7 +69,6 @@ class NodeRoles {
   std::string why_not_operator(const torch::jit::Node* node) const;
   std::string why_not_branch(const torch::jit::Node* node) const;
   std::string why_not_alias(const torch::jit::Node* node) const;
-  std::shared_ptr<torch::jit::Graph> graph_;
   const GraphIndex& index_;
   const torch::jit::AliasDb& alias_db_;
   std::unordered_map<size_t, std::string> excluded_;

@@ -47,7 +47,6 @@ bool is_trivial(const Node* node) {
       aten::unflatten,
       aten::split_with_sizes,
       aten::swapaxes,
-      aten::squeeze_,
       aten::type_as,
       aten::feature_dropout,
   };

@@ -248,8 +248,7 @@ std::vector<NodeInfo> PreparedModel::nodes() const {
       }
     }
     info.condition_on_sizes = node->kind() == prim::If && depends_on_sizes(node->input());
-    const auto* const schema = node->maybeSchema();
-    info.in_place = schema != nullptr && schema->is_mutable() && !info.inputs.empty() && is_tensor(node->input(0));
+    info.in_place = is_schema_mutable(node) && !info.inputs.empty() && is_tensor(node->input(0));
     infos.push_back(std::move(info));
   }
   return infos;

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from torch_trt_ext.optimizer.samples import Samples, make_samples, resized
+from torch_trt_ext.optimizer.samples import Samples, make_samples, resized, tensor_lines
 from torch_trt_ext.optimizer.structures import flatten_tensors
 
 
@@ -30,7 +30,7 @@ def test_test_data_is_copied_and_reported_as_in_the_seed() -> None:
     assert samples.source == "user provided"
     assert samples.message == ""
     assert samples.shape_variation == "undefined"
-    assert samples.info() == "0 shape: (1, 3, 480, 640) data type: float32"
+    assert tensor_lines(samples.items) == "0 shape: (1, 3, 480, 640) data type: float32"
 
 
 def test_data_goes_to_the_device() -> None:
@@ -45,7 +45,7 @@ def test_info_numbers_tensors_and_adds_other_shapes() -> None:
     ids = torch.zeros(2, dtype=torch.int64)
     data = [(torch.ones(1, 3), [ids, None]), (torch.ones(4, 3), [ids, None]), (torch.zeros(1, 3), [ids, None])]
     samples = _make(test_data=data)
-    assert samples.info().splitlines() == [
+    assert tensor_lines(samples.items).splitlines() == [
         "0 shape: (1, 3) data type: float32",
         "1 shape: (2,) data type: int64",
         "0 shape: (4, 3) data type: float32",

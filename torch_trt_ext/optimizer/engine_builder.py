@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import abc
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import onnx
 import torch
 
+from torch_trt_ext.builders.onnx_inputs import ShapeRanges
 from torch_trt_ext.config import Config
 from torch_trt_ext.engine import OpenVINOEngineExtension, TRTEngineExtension
 from torch_trt_ext.engine_plan import EnginePlan
@@ -19,9 +20,6 @@ from torch_trt_ext.optimizer.half_precision import to_half_precision
 from torch_trt_ext.optimizer.report import DeviceType, software_versions
 
 Precision = Literal["float32", "float16", "bfloat16"]
-
-#: One mapping a profile: from an input's name to its smallest, tuned and largest shape.
-ShapeRanges = Sequence[Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]]
 
 _SHORT = {"float32": "Fp32", "float16": "Fp16", "bfloat16": "Bf16"}
 
@@ -101,9 +99,8 @@ class EngineBuilder(abc.ABC):
             ValueError: the model or the ranges do not suit it.
         """
         prepared, kept = self._prepare(model, precision, sensitive)
-        key = ""
         if self.cache is not None:
-            facts = [f"{key}={value}" for key, value in sorted(software_versions(self.device_type).items())]
+            facts = [f"{name}={version}" for name, version in sorted(software_versions(self.device_type).items())]
             facts += [self._hardware(), precision, repr(_plain(ranges)), *self._settings()]
             key = self.cache.key(model_bytes_for_key(prepared), *facts)
             plan = self.cache.get(key)
@@ -245,7 +242,7 @@ class OpenVINOBuilder(EngineBuilder):
     def _build(self, model: onnx.ModelProto, ranges: ShapeRanges, precision: Precision, what: str) -> EnginePlan:
         from torch_trt_ext.builders.onnx_openvino import build_openvino_from_onnx
 
-        return build_openvino_from_onnx(model, list(ranges), self._WORDS[precision])
+        return build_openvino_from_onnx(model, ranges, self._WORDS[precision])
 
     def _hardware(self) -> str:
         # OpenVINO compiles for the processor when the engine is loaded.

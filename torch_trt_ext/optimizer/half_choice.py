@@ -11,9 +11,10 @@ from typing import Literal
 import numpy as np
 import onnx
 import torch
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, defs, numpy_helper
+from onnx import NodeProto, TensorProto, defs, numpy_helper
 
 from torch_trt_ext.optimizer.minimum_cut import FLOAT, HALF, fewest_crossings
+from torch_trt_ext.optimizer.onnx_names import names_within, subgraphs
 
 HalfType = Literal["float16", "bfloat16"]
 
@@ -118,24 +119,6 @@ def node_title(node: NodeProto) -> str:
     return node.name or next((name for name in node.output if name), node.op_type)
 
 
-def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def names_within(graph: GraphProto) -> Iterator[str]:
-    """Every name of a value that ``graph`` and the graphs in it mention."""
-    for value in (*graph.input, *graph.output, *graph.initializer):
-        yield value.name
-    for node in graph.node:
-        yield from node.input
-        yield from node.output
-        for subgraph in _subgraphs(node):
-            yield from names_within(subgraph)
-
-
 def _value_types(model: onnx.ModelProto) -> dict[str, int]:
     """Element types of the outer graph's values, ``_NOT_A_TENSOR`` for sequences and the like."""
     outline = onnx.ModelProto()
@@ -192,9 +175,7 @@ class GraphFacts:
             elif node.op_type == "Identity" and node.input[0] in self.constants:
                 # torch exports equal weights once, and an Identity for each other use.
                 self.constants[node.output[0]] = self.constants[node.input[0]]
-        self.captured = {
-            name for node in self.nodes for subgraph in _subgraphs(node) for name in names_within(subgraph)
-        }
+        self.captured = {name for node in self.nodes for subgraph in subgraphs(node) for name in names_within(subgraph)}
         self.outputs = {value.name for value in model.graph.output}
 
     def is_float32(self, name: str) -> bool:
@@ -317,7 +298,7 @@ class HalfChoice:
             _Unable: it must stay float32.
         """
         facts = self.facts
-        if any(True for _ in _subgraphs(node)):
+        if any(True for _ in subgraphs(node)):
             raise _Unable("it has subgraphs")
         names = [name for name in (*node.input, *node.output) if name]
         for name in names:
@@ -350,7 +331,7 @@ class HalfChoice:
 
     def _computes_on_shapes(self, node: NodeProto) -> bool:
         """Whether the node's answer are numbers that come from shapes alone, which are wanted exactly."""
-        if node.op_type in _DATA_FROM_SHAPES or any(True for _ in _subgraphs(node)):
+        if node.op_type in _DATA_FROM_SHAPES or any(True for _ in subgraphs(node)):
             return False
         constants = self.facts.constants
         # A look-up in a table of weights.

@@ -18,9 +18,9 @@ from torch_trt_ext.optimizer.half_choice import (
     HalfChoice,
     HalfType,
     Slots,
-    names_within,
     node_title,
 )
+from torch_trt_ext.optimizer.onnx_names import names_within
 
 __all__ = ["HalfPrecisionResult", "HalfType", "to_half_precision"]
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from torch_trt_ext.optimizer.messages import first_line
 from torch_trt_ext.optimizer.structures import detach_clone
 
 InputFormat = Literal["torch_script", "torch_module"]
@@ -68,7 +69,7 @@ def _load(path: str, device: torch.device) -> torch.jit.ScriptModule:
     except RuntimeError as error:
         raise RuntimeError(
             f"model must be the path of a TorchScript file, as torch.jit.save writes it, but {path!r} cannot be read "
-            f"as one: {_first_line(error)}. A file of torch.save holds a module or weights: load it yourself, and give "
+            f"as one: {first_line(error)}. A file of torch.save holds a module or weights: load it yourself, and give "
             "the module"
         ) from error
     _check_mode(script, "load the file, call eval(), and give the module or save it again")
@@ -118,7 +119,7 @@ def _to_script(
         try:
             result = ways[way]()
         except Exception as error:  # torch.jit raises whatever the model's code does
-            failures.append(f"torch.jit.{way}: {_first_line(error)}")
+            failures.append(f"torch.jit.{way}: {first_line(error)}")
             continue
         remarks = tuple(f"{failure}; so it was {way}d" for failure in failures)
         if way == "trace":
@@ -129,11 +130,6 @@ def _to_script(
         + "; ".join(failures)
         + ". Mend one of the two, or give a ScriptModule"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(":") if lines else type(error).__name__
 
 
 def argument_names(script: torch.jit.ScriptModule) -> list[str]:

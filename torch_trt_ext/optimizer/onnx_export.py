@@ -9,14 +9,16 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import onnx
 import torch
 from torch import Tensor
 
+from torch_trt_ext.optimizer.messages import first_line
 from torch_trt_ext.optimizer.onnx_folding import fold_shapes
+from torch_trt_ext.optimizer.onnx_names import names_read
 
 #: The newest operator set that torch's TorchScript exporter writes, TensorRT 10 reads and OpenVINO reads.
 OPSET = 18
@@ -27,9 +29,8 @@ OUTPUT_PREFIX = "output_"
 
 _NODE_NAME = re.compile(r"(?:^|[^\w])n(\d+)/")
 
-#: Operators that have no ONNX counterpart of their own, in operators that have.
-_DECOMPOSITIONS = {
-    "aten::_native_multi_head_attention": """
+#: ``aten::_native_multi_head_attention`` without a mask, in operators that have an ONNX form.
+_ATTENTION = """
 graph(%query : Tensor, %key : Tensor, %value : Tensor, %embed_dim : int, %num_heads : int, %qkv_weight : Tensor,
       %qkv_bias : Tensor, %proj_weight : Tensor, %proj_bias : Tensor, %mask : Tensor?, %need_weights : bool,
       %average : bool, %mask_type : int?):
@@ -59,8 +60,7 @@ graph(%query : Tensor, %key : Tensor, %value : Tensor, %embed_dim : int, %num_he
   %flat_shape : int[] = prim::ListConstruct(%batch, %length, %embed_dim)
   %flat : Tensor = aten::reshape(%back, %flat_shape)
   %output : Tensor = aten::linear(%flat, %proj_weight, %proj_bias)
-  return (%output)""",
-}
+  return (%output)"""
 
 
 class ExportError(Exception):
@@ -77,7 +77,7 @@ class ExportError(Exception):
 
 def has_onnx_form(kind: str) -> bool:
     """Whether the exporter knows an operator (``aten::conv2d``) at all."""
-    return kind in _DECOMPOSITIONS or kind == "aten::unflatten" or bool(_registry().is_registered_op(kind, OPSET))
+    return kind in _WRITTEN_OUT or bool(_registry().is_registered_op(kind, OPSET))
 
 
 @functools.cache
@@ -110,8 +110,7 @@ def export(graph: Any, inputs: Sequence[Tensor], dynamic_dims: Sequence[Sequence
     Raises:
         ExportError: the exporter cannot.
     """
-    _decompose(graph)
-    _write_out_unflatten(graph)
+    _write_out(graph)
     torch._C._jit_pass_constant_propagation(graph)
     _fix_attention_scales(graph)
     names = [f"{INPUT_PREFIX}{index}" for index in range(len(inputs))]
@@ -135,7 +134,7 @@ def export(graph: Any, inputs: Sequence[Tensor], dynamic_dims: Sequence[Sequence
                 do_constant_folding=True,
             )
     except Exception as error:  # the exporter's symbolic functions raise anything
-        raise ExportError(_last_line(error), _operator_in(str(error))) from error
+        raise ExportError(first_line(error), _operator_in(str(error))) from error
     return fold_shapes(_tidied(onnx.load_from_string(buffer.getvalue())))
 
 
@@ -153,65 +152,65 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _decompose(graph: Any) -> None:
-    """Writes out the operators of :data:`_DECOMPOSITIONS`; what takes their place has their scopes."""
-    for kind, text in _DECOMPOSITIONS.items():
+def _write_out(graph: Any) -> None:
+    """Replaces operators that have no ONNX form by those that have, which get their scopes."""
+    for kind, write in _WRITTEN_OUT.items():
         for node in graph.findAllNodes(kind):
-            _check_decomposable(node)
             with graph.insert_point_guard(node):
-                results = graph.insertGraph(torch._C.parse_ir(text), list(node.inputs()))
+                result = write(graph, node)
             for new in graph.nodes():
                 if not new.scopeName():
                     new.copyMetadata(node)
-            node.outputsAt(0).replaceAllUsesWith(results[0])
+            node.outputsAt(0).replaceAllUsesWith(result)
             node.destroy()
 
 
-def _write_out_unflatten(graph: Any) -> None:
-    """Makes ``aten::unflatten`` a reshape, where the rank of its input is known."""
-    for node in graph.findAllNodes("aten::unflatten"):
-        tensor, dim, parts = node.inputs()
-        known = isinstance(tensor.type(), torch.TensorType) and tensor.type().varyingSizes()
-        if not known or dim.node().kind() != "prim::Constant":
-            raise ExportError("unflatten of a tensor whose rank is not known is not written out", node.kind())
-        rank, position = len(known), dim.toIValue()
-        position = position + rank if position < 0 else position
-        with graph.insert_point_guard(node):
-            sizes = [
-                graph.insertConstant(size)
-                if size is not None
-                else _insert(graph, "aten::size", [tensor, graph.insertConstant(index)])
-                for index, size in enumerate(known)
-            ]
-            if parts.node().kind() == "prim::Constant":
-                middle = [graph.insertConstant(size) for size in parts.toIValue()]
-            elif parts.node().kind() == "prim::ListConstruct":
-                middle = list(parts.node().inputs())
-            else:
-                raise ExportError("unflatten into a list of unknown length is not written out", node.kind())
-            shape = _insert(graph, "prim::ListConstruct", sizes[:position] + middle + sizes[position + 1 :], "int[]")
-            result = _insert(graph, "aten::reshape", [tensor, shape], node.output().type())
-        for new in graph.nodes():
-            if not new.scopeName():
-                new.copyMetadata(node)
-        node.output().replaceAllUsesWith(result)
-        node.destroy()
-
-
-def _insert(graph: Any, kind: str, inputs: list[Any], result_type: Any = "int") -> Any:
-    """Adds a node with one output at the insertion point."""
-    plain = {"int": torch._C.IntType.get(), "int[]": torch._C.ListType.ofInts()}
-    node = graph.insertNode(graph.create(kind, inputs, 1))
-    node.output().setType(plain.get(result_type, result_type) if isinstance(result_type, str) else result_type)
-    return node.output()
-
-
-def _check_decomposable(node: Any) -> None:
+def _attention(graph: Any, node: Any) -> Any:
     if node.outputsAt(1).uses():
         raise ExportError("attention whose weights are asked for is not written out", node.kind())
     mask = node.inputsAt(9)
     if mask.type().kind() != "NoneType" and not mask.node().mustBeNone():
         raise ExportError("attention with a mask is not written out", node.kind())
+    return graph.insertGraph(torch._C.parse_ir(_ATTENTION), list(node.inputs()))[0]
+
+
+def _unflatten(graph: Any, node: Any) -> Any:
+    """As a reshape, where the rank of the input is known."""
+    tensor, dim, parts = node.inputs()
+    known = isinstance(tensor.type(), torch.TensorType) and tensor.type().varyingSizes()
+    if not known or dim.node().kind() != "prim::Constant":
+        raise ExportError("unflatten of a tensor whose rank is not known is not written out", node.kind())
+    sizes = [
+        graph.insertConstant(size)
+        if size is not None
+        else _insert(graph, "aten::size", [tensor, graph.insertConstant(index)], torch._C.IntType.get())
+        for index, size in enumerate(known)
+    ]
+    if parts.node().kind() == "prim::Constant":
+        middle = [graph.insertConstant(size) for size in parts.toIValue()]
+    elif parts.node().kind() == "prim::ListConstruct":
+        middle = list(parts.node().inputs())
+    else:
+        raise ExportError("unflatten into a list of unknown length is not written out", node.kind())
+    position = dim.toIValue() % len(known)
+    shape = sizes[:position] + middle + sizes[position + 1 :]
+    shape_list = _insert(graph, "prim::ListConstruct", shape, torch._C.ListType.ofInts())
+    return _insert(graph, "aten::reshape", [tensor, shape_list], node.output().type())
+
+
+def _insert(graph: Any, kind: str, inputs: list[Any], result_type: Any) -> Any:
+    """Adds a node with one output at the insertion point."""
+    node = graph.insertNode(graph.create(kind, inputs, 1))
+    node.output().setType(result_type)
+    return node.output()
+
+
+#: Operators that have no ONNX counterpart, and what writes them out: it adds nodes at the insertion point and returns
+#: what takes the place of the first output.
+_WRITTEN_OUT: dict[str, Callable[[Any, Any], Any]] = {
+    "aten::_native_multi_head_attention": _attention,
+    "aten::unflatten": _unflatten,
+}
 
 
 def _fix_attention_scales(graph: Any) -> None:
@@ -224,11 +223,6 @@ def _fix_attention_scales(graph: Any) -> None:
                 node.replaceInput(6, graph.insertConstant(float(sizes[-1]) ** -0.5))
 
 
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:400] if lines else type(error).__name__
-
-
 def _operator_in(message: str) -> str:
     found = re.search(r"operator '?([a-z_]+::\w+)'?", message)
     return found.group(1) if found else ""
@@ -237,11 +231,7 @@ def _operator_in(message: str) -> str:
 def _tidied(model: onnx.ModelProto) -> onnx.ModelProto:
     """Drops inputs that nothing reads, and puts an Identity where an output is an input or another output."""
     graph = model.graph
-    read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                read |= {name for inner in attribute.g.node for name in inner.input}
+    read = {name for node in graph.node for name in names_read(node)} | {output.name for output in graph.output}
     unread = [value for value in graph.input if value.name not in read]
     for value in unread:
         graph.input.remove(value)

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from torch_trt_ext.optimizer.onnx_names import names_read
+
 #: What exporters compute shapes with.
 _SHAPE_OPERATORS = {
     "Add",
@@ -126,10 +128,7 @@ def _without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in reversed(model.graph.node):
         if any(name in read for name in node.output):
             kept.append(node)
-            read.update(node.input)
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    read.update(name for inner in attribute.g.node for name in inner.input)
+            read.update(names_read(node))
     del model.graph.node[:]
     model.graph.node.extend(reversed(kept))
     return model

@@ -17,6 +17,7 @@ from torch_trt_ext import _C
 from torch_trt_ext.config import Config
 from torch_trt_ext.optimizer import observation, support
 from torch_trt_ext.optimizer.engine_builder import EngineBuilder, Precision, make_builder
+from torch_trt_ext.optimizer.messages import first_line
 from torch_trt_ext.optimizer.model_input import ModelInput, argument_names, freeze, read_model
 from torch_trt_ext.optimizer.opt_spec import OptSpec
 from torch_trt_ext.optimizer.report import DeviceType, Report
@@ -28,10 +29,10 @@ from torch_trt_ext.optimizer.subgraphs import (
     SubgraphFactory,
     Unconvertible,
     find_idle,
-    first_sentence,
     make_replacement,
     record_calls,
     time_against_torch,
+    time_prepared,
     verify,
 )
 from torch_trt_ext.optimizer.summary import Outcome, summarize, why_no_engine
@@ -142,22 +143,20 @@ class _Job:
     def run(
         self, source: ModelInput, samples: Samples, remarks: Sequence[str]
     ) -> tuple[torch.jit.ScriptModule, OptSpec, Report]:
-        spec = OptSpec.of_this_machine(self.config, self.device_type)
         outcome = Outcome(source=source, samples=samples, config=self.config, builder=self.builder)
         outcome.remarks += [*remarks, *source.remarks]
+        best = None
         if _holds_engines_of_ours(source.script):
             outcome.remarks.append("the model is optimized already and was left as it is")
-            return source.script, spec, summarize(outcome)
-        best = self._optimize(source, samples, outcome)
-        if best is None:
-            return source.script, spec, summarize(outcome)
-        outcome.accepted = best.accepted
+        else:
+            best = self._optimize(source, samples, outcome)
+        outcome.accepted = best.accepted if best else []
         spec = OptSpec.of_this_machine(
             self.config,
             self.device_type,
-            plugin_libraries=sorted({name for found in best.accepted for name in found.engine.plugin_libraries()}),
+            plugin_libraries=sorted({name for found in outcome.accepted for name in found.engine.plugin_libraries()}),
         )
-        return best.module(), spec, summarize(outcome)
+        return best.module() if best else source.script, spec, summarize(outcome)
 
     def read(
         self,
@@ -253,6 +252,7 @@ class _Job:
         taken = support.find_taken_branches(nodes, session, shapes_vary=shapes_vary)
         excluded = support.find_unsupported(nodes, session, config.partition, self.device_type)
         found_kinds: set[str] = set()
+        whole_ms = time_prepared(prepared, items[0], self.device) if config.timing.compare else None
         for turn in range(_MAX_ROUNDS + 1):
             prepared.divide(excluded, taken, config.partition.min_block_size)
             indices = sorted(range(prepared.subgraph_count()), key=prepared.subgraph_operators, reverse=True)
@@ -260,9 +260,8 @@ class _Job:
             subgraphs = [factory.take(index, keep_fallback=config.keep_fallback) for index in indices]
             record_calls(prepared, subgraphs, items)
             idle = {}
-            if config.timing.compare:
-                observed = len(outcome.samples.items)
-                idle = find_idle(prepared, subgraphs, session, items, observed, self.device)
+            if whole_ms is not None:
+                idle = find_idle(subgraphs, session, len(outcome.samples.items), whole_ms, self.device)
             failures: dict[int, str] = {}
             converted = []
             for subgraph in tqdm(subgraphs, "converting", disable=self._no_progress(), leave=False):
@@ -317,12 +316,12 @@ class _Job:
         with bar:
             for subgraph, candidate in self._build(factory, subgraphs, precision, outcome, bar.update):
                 self._judge(candidate)
-                if candidate.rejected and precision != "float32" and "not accurate" in candidate.rejected:
+                if candidate.inaccurate and precision != "float32":
                     reason = candidate.rejected
                     try:
                         candidate = factory.build(subgraph, "float32")
                     except (RuntimeError, ValueError) as error:
-                        candidate.rejected = f"{reason}; in float32 it cannot be built: {first_sentence(error)}"
+                        candidate.rejected = f"{reason}; in float32 it cannot be built: {first_line(error)}"
                     else:
                         self._judge(candidate)
                         if candidate.rejected:
@@ -340,7 +339,7 @@ class _Job:
             if not candidate.rejected:
                 time_against_torch(candidate, self.config, self.device)
         except RuntimeError as error:
-            candidate.rejected = f"its engine failed: {first_sentence(error)}"
+            candidate.rejected = f"its engine failed: {first_line(error)}"
 
     def _build(
         self,
@@ -359,7 +358,7 @@ class _Job:
                 try:
                     built.append((subgraph, job.result()))
                 except (RuntimeError, ValueError) as error:
-                    reason = f"is in a subgraph whose engine cannot be built: {first_sentence(error)}"
+                    reason = f"is in a subgraph whose engine cannot be built: {first_line(error)}"
                     outcome.leave(subgraph.nodes, dict.fromkeys(subgraph.nodes, reason))
                 advance()
         return built

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,6 +18,8 @@ import torch
 
 from torch_trt_ext.builders.tensorrt_build import import_tensorrt
 from torch_trt_ext.config import Config
+from torch_trt_ext.optimizer.samples import ShapeVariation, tensor_lines, variation_of
+from torch_trt_ext.optimizer.structures import dtype_name
 from torch_trt_ext.version import __version__
 
 __all__ = [
@@ -34,7 +36,6 @@ __all__ = [
 DeviceType = Literal["gpu", "cpu"]
 PassStatus = Literal["effective", "not effective", "failed"]
 InputFormat = Literal["torch_script", "torch_module"]
-ShapeVariation = Literal["undefined", "static", "dynamic"]
 TestDataSource = Literal["user provided", "generated"]
 
 #: PAI-Blade's message where the test data does not tell whether shapes vary.
@@ -212,7 +213,7 @@ def build_report(
     hardware = device_name(device_type).removeprefix("NVIDIA ").removeprefix("Tesla ")
     hardware_context = {"device_type": device_type, "microarchitecture": hardware}
     changed = config.changed()
-    variation = shape_variation or _shape_variation(test_data)
+    variation = shape_variation or variation_of(test_data)
     if message is None:
         message = NO_INPUT_INFORMATION if variation == "undefined" else ""
     report = {
@@ -224,7 +225,7 @@ def build_report(
             "test_data_source": test_data_source,
             "shape_variation": variation,
             "message": message,
-            "test_data_info": _test_data_info(test_data),
+            "test_data_info": tensor_lines(test_data[:1]),
         },
         "optimizations": [
             {
@@ -271,38 +272,6 @@ def _software_context(device_type: DeviceType) -> list[dict[str, str]]:
     ]
 
 
-def _tensors(value: object) -> Iterator[torch.Tensor]:
-    """Tensors at any depth of tuples, lists and dicts, in order."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)
-
-
-def _shape_variation(test_data: Sequence[object]) -> ShapeVariation:
-    if len(test_data) < 2:
-        return "undefined"
-    shapes = {tuple(tensor.shape for tensor in _tensors(item)) for item in test_data}
-    return "static" if len(shapes) == 1 else "dynamic"
-
-
-def _test_data_info(test_data: Sequence[object]) -> str:
-    """One numbered line a tensor of the first item."""
-    first = test_data[0] if test_data else ()
-    return "\n".join(
-        f"{index} shape: {tuple(tensor.shape)} data type: {_dtype_name(tensor.dtype)}"
-        for index, tensor in enumerate(_tensors(first))
-    )
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _plain(subject: str, value: object) -> Any:
     """``value`` as strict JSON can hold it.
 
@@ -322,7 +291,7 @@ def _plain(subject: str, value: object) -> Any:
     if value is None or isinstance(value, (str, int)):
         return value
     if isinstance(value, torch.dtype):
-        return _dtype_name(value)
+        return dtype_name(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):

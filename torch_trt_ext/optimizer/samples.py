@@ -27,6 +27,30 @@ _DATA_EXAMPLE = "write test_data=[(images,)], a list of tuples, each with the ar
 _Signature = tuple[tuple[Shape, torch.dtype], ...]
 
 
+ShapeVariation = Literal["undefined", "static", "dynamic"]
+
+
+def variation_of(items: Sequence[Any]) -> ShapeVariation:
+    """Whether shapes differ between items: "static" or "dynamic"; "undefined" for fewer than two."""
+    if len(items) < 2:
+        return "undefined"
+    shapes = {tuple(shape for shape, _ in _signature(item)) for item in items}
+    return "static" if len(shapes) == 1 else "dynamic"
+
+
+def tensor_lines(items: Sequence[Any]) -> str:
+    """The tensors as PAI-Blade's report lists them, a line each: ``0 shape: (1, 3, 480, 640) data type: float32``.
+
+    The numbers count the tensors of an item. Other shapes that a tensor has in further items follow as lines with its
+    number.
+    """
+    lines: dict[str, None] = {}
+    for item in items:
+        for number, (shape, dtype) in enumerate(_signature(item)):
+            lines[f"{number} shape: {shape} data type: {dtype_name(dtype)}"] = None
+    return "\n".join(lines)
+
+
 @dataclass(frozen=True)
 class Samples:
     """What to run a model on.
@@ -46,12 +70,9 @@ class Samples:
     argument_names: list[str]
 
     @property
-    def shape_variation(self) -> Literal["undefined", "static", "dynamic"]:
+    def shape_variation(self) -> ShapeVariation:
         """Whether shapes differ between items: "static" or "dynamic"; "undefined" where there is only one item."""
-        if len(self.items) == 1:
-            return "undefined"
-        shapes = {tuple(shape for shape, _ in _signature(item)) for item in self.items}
-        return "static" if len(shapes) == 1 else "dynamic"
+        return variation_of(self.items)
 
     def within(
         self, profile: Mapping[str, Sequence[Sequence[int]]], *, exactly_optimal: bool = False
@@ -73,18 +94,6 @@ class Samples:
             return True
 
         return [item for item in self.items if fits(item)]
-
-    def info(self) -> str:
-        """The tensors as PAI-Blade's report lists them, a line each: ``0 shape: (1, 3, 480, 640) data type: float32``.
-
-        The numbers count the tensors of an item. Other shapes that a tensor has in further items follow as lines with
-        its number.
-        """
-        lines: dict[str, None] = {}
-        for item in self.items:
-            for number, (shape, dtype) in enumerate(_signature(item)):
-                lines[f"{number} shape: {shape} data type: {dtype_name(dtype)}"] = None
-        return "\n".join(lines)
 
 
 def make_samples(
@@ -192,7 +201,7 @@ def resized(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
-def _signature(item: tuple[Any, ...]) -> _Signature:
+def _signature(item: Any) -> _Signature:
     return tuple((tuple(tensor.shape), tensor.dtype) for _, tensor in flatten_tensors(item))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +12,11 @@ import torch
 from torch import Tensor
 
 from torch_trt_ext import _C
+from torch_trt_ext.builders.onnx_inputs import ShapeRanges
 from torch_trt_ext.config import Config
 from torch_trt_ext.optimizer import engine_module, observation, onnx_export, support
 from torch_trt_ext.optimizer.accuracy import Comparison, compare
-from torch_trt_ext.optimizer.engine_builder import BuiltEngine, EngineBuilder, Precision, ShapeRanges
+from torch_trt_ext.optimizer.engine_builder import BuiltEngine, EngineBuilder, Precision
 from torch_trt_ext.optimizer.latency import Latency, compare_latency, measure
 from torch_trt_ext.optimizer.script_module import wrap
 
@@ -79,6 +79,7 @@ class Candidate:
         engine_latency: of the engine.
         torch_latency: of the subgraph.
         rejected: why it is not used, or empty.
+        inaccurate: whether that is because of its answers, which more bits may mend.
     """
 
     subgraph: Subgraph
@@ -90,6 +91,7 @@ class Candidate:
     engine_latency: Latency | None = None
     torch_latency: Latency | None = None
     rejected: str = ""
+    inaccurate: bool = False
 
 
 class Unconvertible(Exception):
@@ -303,28 +305,26 @@ def record_calls(prepared: _C.PreparedModel, subgraphs: Sequence[Subgraph], item
             subgraph.calls += calls.get(subgraph.index, [])
 
 
+def time_prepared(prepared: _C.PreparedModel, item: tuple[Any, ...], device: torch.device) -> float | None:
+    """Milliseconds of a call of the prepared model without engines; None if it cannot be called again and again."""
+    try:
+        return _quick(observation.repeatable(lambda: wrap(prepared.assembled({})), item), device)
+    except Exception:  # whatever the model's code raises
+        return None
+
+
 def find_idle(
-    prepared: _C.PreparedModel,
-    subgraphs: Sequence[Subgraph],
-    session: _C.Session,
-    items: Sequence[tuple[Any, ...]],
-    observed_items: int,
-    device: torch.device,
+    subgraphs: Sequence[Subgraph], session: _C.Session, observed_items: int, whole_ms: float, device: torch.device
 ) -> dict[int, str]:
     """Which subgraphs take so little of the model's time that no engine is worth its building, with the reason.
 
     Args:
-        prepared: the model, divided.
         subgraphs: with recorded calls.
         session: what was seen of the model's values.
-        items: what the model runs on; the first is timed.
         observed_items: how many items the session saw.
+        whole_ms: what a call of the model takes.
         device: where the model runs.
     """
-    try:
-        whole_ms = _quick(observation.repeatable(lambda: wrap(prepared.assembled({})), items[0]), device)
-    except Exception:  # whatever a model raises that cannot be called again and again: every subgraph is worth trying
-        return {}
     idle = {}
     for subgraph in subgraphs:
         if not subgraph.calls:
@@ -370,6 +370,7 @@ def verify(candidate: Candidate, config: Config) -> None:
         return
     forgiven = config.gpu_config.disable_fp16_accuracy_check and candidate.precision != "float32"
     if not forgiven or not worst.within(float("inf")):
+        candidate.inaccurate = True
         candidate.rejected = f"its engine in {candidate.precision} is not accurate: {worst.explain(limit)}"
 
 
@@ -425,9 +426,3 @@ def make_replacement(candidate: Candidate, *, keep_fallback: bool) -> torch.jit.
         )
     script: torch.jit.ScriptModule = torch.jit.script(module)
     return script
-
-
-def first_sentence(error: BaseException) -> str:
-    """The first line of an error's message, without torch's trace of C++ frames."""
-    text = re.split(r"\nException raised from|\n", str(error).strip())[0]
-    return text[:400] or type(error).__name__

@@ -11,6 +11,7 @@ from torch_trt_ext._C import NodeInfo, Session, ValueRecord
 from torch_trt_ext.config import PartitionConfig
 from torch_trt_ext.optimizer.onnx_export import has_onnx_form
 from torch_trt_ext.optimizer.report import DeviceType
+from torch_trt_ext.optimizer.structures import dtype_name
 
 #: torch's C++ names of dtypes.
 DTYPES = {
@@ -156,7 +157,7 @@ def _unsupported(node: NodeInfo, values: Mapping[int, ValueRecord], device_type:
 
 
 def _word(dtype: str) -> str:
-    return str(DTYPES[dtype]).removeprefix("torch.") if dtype in DTYPES else dtype
+    return dtype_name(DTYPES[dtype]) if dtype in DTYPES else dtype
 
 
 def find_sensitive(

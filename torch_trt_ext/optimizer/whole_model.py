@@ -10,6 +10,7 @@ import torch
 from torch_trt_ext.optimizer import observation
 from torch_trt_ext.optimizer.accuracy import Comparison, compare
 from torch_trt_ext.optimizer.latency import Latency, compare_latency
+from torch_trt_ext.optimizer.messages import what_failed
 from torch_trt_ext.optimizer.model_input import copy_script
 from torch_trt_ext.optimizer.structures import describe
 from torch_trt_ext.optimizer.summary import Outcome
@@ -40,7 +41,7 @@ class WholeModel:
             except Exception as error:  # whatever the model's code raises
                 raise ValueError(
                     f"{origin} must be arguments that the model takes, got {describe(item)}, and the model raised "
-                    f"{type(error).__name__}: {_what_failed(error)}"
+                    f"{type(error).__name__}: {what_failed(error)}"
                 ) from error
 
     def original(self) -> torch.jit.ScriptModule:
@@ -95,7 +96,7 @@ class WholeModel:
         try:
             latencies = self._latencies(models, item)
         except Exception as error:  # whatever the model's code raises
-            outcome.remarks.append(f"the model was not timed, since calling it repeatedly fails: {_what_failed(error)}")
+            outcome.remarks.append(f"the model was not timed, since calling it repeatedly fails: {what_failed(error)}")
             return
         outcome.original, outcome.optimized = latencies.get("original"), latencies.get("optimized")
 
@@ -115,11 +116,3 @@ def _answer(model: Any, item: tuple[Any, ...]) -> Any:
     torch.manual_seed(_SEED)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         return observation.run(model, [item])[0]
-
-
-def _what_failed(error: BaseException) -> str:
-    """The line of an error's message that says what happened: the last of a traceback, else the first."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    return lines[-1 if any("Traceback of TorchScript" in line for line in lines) else 0][:400]
