@@ -272,6 +272,7 @@ class _Trunk(nn.Module):
 
 def _with_engine(name: str, detector: MixedDetector, plain: nn.Module, images: Tensor) -> Case:
     detector.eval()
+    detector.postprocess.engine.set_cuda_graphs(images.is_cuda)
     with torch.no_grad(), warnings.catch_warnings():
         # The list that the engine returns has a fixed length, which is what tracing asks for.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)

@@ -7,7 +7,7 @@ import importlib
 import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,14 @@ class Setting:
         device: where it runs.
         precision: what the optimized model's engines compute in, "float32", "float16" or "bfloat16".
         cache: folder where TensorRT's timings are kept, or None.
+        shared: what one peer made and another uses too, by name.
     """
 
     case: Case
     device: torch.device
     precision: str
     cache: Path | None
+    shared: dict[str, Any] = field(default_factory=dict)
 
     @property
     def on_gpu(self) -> bool:
@@ -123,21 +125,57 @@ def raw_engine(setting: Setting) -> Call:
     Memory for inputs and outputs is bound once. Of a model with a post-processing engine, the part before is the
     engine, and that one follows.
     """
+    raw = _raw(setting)
+    return lambda: raw.named(raw.run())
+
+
+def raw_engine_graph(setting: Setting) -> Call:
+    """The raw engine's work recorded once in a CUDA graph and replayed."""
+    if not setting.on_gpu:
+        raise Skipped("is for GPUs")
+    raw = _raw(setting)
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        answers = raw.enqueue(torch.cuda.current_stream())
+
+    def run() -> Any:
+        graph.replay()
+        return raw.named(answers)
+
+    return run
+
+
+def _raw(setting: Setting) -> Any:
+    """The raw engines of a setting, built once."""
     case = setting.case
     if setting.is_detector and case.trunk is None:
         raise Skipped("its post-processing has shapes that depend on data, so the whole is not one engine")
-    module = case.plain if case.trunk is None else case.trunk
-    with torch.no_grad():
-        example = module(*case.arguments)
-    count = len(flatten_tensors(example))
-    model = _to_onnx(module, case.arguments, count)
-    run = _raw_tensorrt(setting, model) if setting.on_gpu else _raw_openvino(setting, model)
-    if case.trunk is not None:
-        return run
-    if isinstance(example, Mapping):
-        names = list(example)
-        return lambda: dict(zip(names, run(), strict=True))
-    return lambda: run()[0]
+    if "raw" not in setting.shared:
+        module = case.plain if case.trunk is None else case.trunk
+        with torch.no_grad():
+            example = module(*case.arguments)
+        model = _to_onnx(module, case.arguments, len(flatten_tensors(example)))
+        setting.shared["raw"] = (_RawTensorRT if setting.on_gpu else _RawOpenVINO)(setting, model, example)
+    return setting.shared["raw"]
+
+
+class _Raw:
+    """Answers in the form that the model gives them.
+
+    Args:
+        case: the model.
+        example: its answers, or its trunk's where it has one.
+    """
+
+    def __init__(self, case: Case, example: Any) -> None:
+        self._list = case.trunk is not None
+        self._names = list(example) if isinstance(example, Mapping) else None
+
+    def named(self, answers: Sequence[Tensor]) -> Any:
+        if self._list:
+            return answers
+        return answers[0] if self._names is None else dict(zip(self._names, answers, strict=True))
 
 
 def _to_onnx(module: nn.Module, arguments: tuple[Any, ...], outputs: int) -> onnx.ModelProto:
@@ -196,33 +234,40 @@ class _TensorRTContext:
             raise RuntimeError("TensorRT refused to run the engine; its messages are on stderr")
 
 
-def _raw_tensorrt(setting: Setting, model: onnx.ModelProto) -> Callable[[], Sequence[Tensor]]:
-    case = setting.case
-    if setting.precision != "float32":
-        model = to_half_precision(model, half=setting.precision, keep_float32_ops=KEEP_FLOAT32).model
-    images = case.arguments[0]
-    timings = TimingCache(setting.cache, timing_cache_name()) if setting.cache else None
-    plan = build_tensorrt_from_onnx(
-        model, [{"input_0": (tuple(images.shape),) * 3}], timing_cache=timings, what="the whole model"
-    )
-    contexts = [_TensorRTContext(plan.data, {"input_0": images})]
-    names = [f"output_{index}" for index in range(len(contexts[0].outputs))]
-    if case.postprocess is not None:
-        inputs, outputs, _, _ = case.postprocess.io_names()
-        heads = {name: contexts[0].outputs[given] for name, given in zip(inputs, names, strict=True)}
-        contexts.append(_TensorRTContext(bytes(case.postprocess.plan().cpu().numpy()), heads))
-        names = list(outputs)
-    answers = [contexts[-1].outputs[name] for name in names]
-    # TensorRT waits for the GPU on the default stream.
-    stream = torch.cuda.Stream()
-    torch.cuda.synchronize()
+class _RawTensorRT(_Raw):
+    """TensorRT's own contexts of the whole model, or of its trunk and its post-processing."""
 
-    def run() -> Sequence[Tensor]:
-        for context in contexts:
+    def __init__(self, setting: Setting, model: onnx.ModelProto, example: Any) -> None:
+        case = setting.case
+        super().__init__(case, example)
+        if setting.precision != "float32":
+            model = to_half_precision(model, half=setting.precision, keep_float32_ops=KEEP_FLOAT32).model
+        images = case.arguments[0]
+        timings = TimingCache(setting.cache, timing_cache_name()) if setting.cache else None
+        plan = build_tensorrt_from_onnx(
+            model, [{"input_0": (tuple(images.shape),) * 3}], timing_cache=timings, what="the whole model"
+        )
+        self._contexts = [_TensorRTContext(plan.data, {"input_0": images})]
+        names = [f"output_{index}" for index in range(len(self._contexts[0].outputs))]
+        if case.postprocess is not None:
+            inputs, outputs, _, _ = case.postprocess.io_names()
+            heads = {name: self._contexts[0].outputs[given] for name, given in zip(inputs, names, strict=True)}
+            self._contexts.append(_TensorRTContext(bytes(case.postprocess.plan().cpu().numpy()), heads))
+            names = list(outputs)
+        self._answers = [self._contexts[-1].outputs[name] for name in names]
+        # TensorRT waits for the GPU on the default stream.
+        self._stream = torch.cuda.Stream()
+        # TensorRT leaves some of its work to the first enqueue, which a graph must not record.
+        self.run()
+        torch.cuda.synchronize()
+
+    def enqueue(self, stream: torch.cuda.Stream) -> Sequence[Tensor]:
+        for context in self._contexts:
             context.enqueue(stream)
-        return answers
+        return self._answers
 
-    return run
+    def run(self) -> Sequence[Tensor]:
+        return self.enqueue(self._stream)
 
 
 class _OpenVINORequest:
@@ -245,10 +290,17 @@ class _OpenVINORequest:
         return self.outputs
 
 
-def _raw_openvino(setting: Setting, model: onnx.ModelProto) -> Callable[[], Sequence[Tensor]]:
-    request = _OpenVINORequest(model, setting.case.arguments[0], setting.precision)
-    postprocess = setting.case.postprocess
-    return request.run if postprocess is None else lambda: postprocess.forward(request.run())
+class _RawOpenVINO(_Raw):
+    """OpenVINO's own request of the whole model, or of its trunk before its post-processing."""
+
+    def __init__(self, setting: Setting, model: onnx.ModelProto, example: Any) -> None:
+        super().__init__(setting.case, example)
+        self._request = _OpenVINORequest(model, setting.case.arguments[0], setting.precision)
+        self._postprocess = setting.case.postprocess
+
+    def run(self) -> Sequence[Tensor]:
+        outputs = self._request.run()
+        return outputs if self._postprocess is None else list(self._postprocess.forward(list(outputs)))
 
 
 #: Peers by their names in results and tables.
@@ -258,4 +310,5 @@ PEERS: dict[str, Callable[[Setting], Call]] = {
     "torch.compile": torch_compile,
     "Torch-TensorRT": torch_tensorrt,
     "raw engine": raw_engine,
+    "raw engine, CUDA graph": raw_engine_graph,
 }

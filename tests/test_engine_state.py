@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import zipfile
 from pathlib import Path
@@ -41,6 +42,18 @@ def test_fields(engine: Any) -> None:
     }
     assert fields["plugin_libraries"] == []
     assert "made_on.openvino_version" in fields
+
+
+def test_cuda_graphs_are_kept(engine: Any) -> None:
+    assert _state(engine)[2]["cuda_graphs"] == ["off"]
+    engine.set_cuda_graphs(True)
+    version, plan, fields = _state(engine)
+    assert fields["cuda_graphs"] == ["on"]
+    assert copy.deepcopy(engine).cuda_graphs()
+    # Files from before there was this field.
+    del fields["cuda_graphs"]
+    _restore(engine, version, plan, fields)
+    assert not engine.cuda_graphs()
 
 
 @pytest.mark.parametrize(

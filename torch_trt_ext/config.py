@@ -460,18 +460,21 @@ class CacheConfig(_Options):
 
 @dataclass(slots=True, kw_only=True, repr=False)
 class TensorRTConfig(_Options):
-    """How TensorRT builds engines.
+    """How TensorRT builds engines, and how they are run.
 
     Attributes:
         workspace_bytes: GPU memory that a layer may use for temporaries, in bytes; 0 is TensorRT's own limit.
             Default 0.
         builder_optimization_level: 0 (builds fastest) to 5 (searches longest). Default 3.
+        cuda_graphs: whether engines record their work in CUDA graphs and replay them, "on", "off", or "auto", where
+            that is faster. Graphs pay where many small kernels wait for the host to launch them. Default "auto".
     """
 
     _path: ClassVar[str] = "config.tensorrt"
 
     workspace_bytes: int = _option(0, _at_least(0))
     builder_optimization_level: int = _option(3, _between(0, 5))
+    cuda_graphs: str = _option("auto", _one_of("auto", "on", "off"))
 
 
 @dataclass(slots=True, kw_only=True, repr=False)

@@ -71,6 +71,8 @@ class TRTEngineExtension(_EngineExtension):
     - ``forward(List[Tensor]) -> List[Tensor]``: inputs on the engine's GPU, of the declared dtypes, in the range of one
       profile. Runs in the order of the current stream, does not wait for the GPU, makes no autograd graph.
     - ``can_run() -> bool``, ``why_not() -> str``, ``can_run_with(List[Tensor]) -> bool``.
+    - ``set_cuda_graphs(bool)``, ``cuda_graphs() -> bool``: whether calls whose shapes and addresses come back are
+      recorded in CUDA graphs and replayed; off at first, kept when the model is saved.
     - ``io_names()``, ``input_shapes()``, ``output_shapes()`` (-1 where they vary), ``profiles()``.
     - ``plan() -> Tensor`` (uint8), ``made_on()``, ``plugin_libraries()``, ``counters()``.
 

@@ -61,6 +61,10 @@ class Engine {
   /// on the data, or a CUDA graph is being captured.
   virtual std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs, size_t profile) = 0;
 
+  /// Whether run() may record its work in CUDA graphs and replay them. Without effect on engines that have no use for
+  /// it.
+  virtual void use_cuda_graphs(bool /*enabled*/) {}
+
   /// Counters by name, e.g. {"contexts": 2}. What they count is documented where they are counted.
   virtual std::map<std::string, int64_t> counters() const { return {}; }
 };

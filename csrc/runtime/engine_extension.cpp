@@ -56,6 +56,7 @@ EngineExtension::EngineExtension(std::string kind, const PackedState& packed)
   // torch.jit.load(map_location=...) moves the plan, as all tensors, to where the model is to run.
   const at::Tensor& plan = std::get<1>(packed);
   load(/*from_user=*/false, plan.is_cuda() ? c10::make_optional(plan.device()) : c10::nullopt);
+  set_cuda_graphs(state_.cuda_graphs);
 }
 
 void EngineExtension::load(bool from_user, c10::optional<at::Device> device) {
@@ -92,6 +93,19 @@ std::vector<at::Tensor> EngineExtension::forward(const c10::List<at::Tensor>& in
 
 bool EngineExtension::can_run_with(const c10::List<at::Tensor>& inputs) const {
   return engine_ != nullptr && binding_->accepts(inputs);
+}
+
+void EngineExtension::set_cuda_graphs(bool enabled) {
+  cuda_graphs_.store(enabled, std::memory_order_relaxed);
+  if (engine_ != nullptr) {
+    engine_->use_cuda_graphs(enabled);
+  }
+}
+
+PackedState EngineExtension::state() const {
+  EngineState state = state_;
+  state.cuda_graphs = cuda_graphs();
+  return pack_state(state);
 }
 
 const Engine& EngineExtension::required_engine() const {

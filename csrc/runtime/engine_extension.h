@@ -43,7 +43,12 @@ class EngineExtension : public torch::CustomClassHolder {
   /// Says that the caller ran something else in place of forward(); counted as "fallbacks".
   void count_fallback() { fallbacks_.fetch_add(1, std::memory_order_relaxed); }
 
-  PackedState state() const { return pack_state(state_); }
+  /// Turns Engine::use_cuda_graphs on or off, kept when saved, also where the engine cannot run. Off at first.
+  void set_cuda_graphs(bool enabled);
+  bool cuda_graphs() const { return cuda_graphs_.load(std::memory_order_relaxed); }
+
+  PackedState state() const;
+  /// `cuda_graphs` in it is as it was made or loaded.
   const EngineState& unpacked_state() const { return state_; }
 
   /// Shapes of the inputs (outputs) in the caller's order, -1 where they vary. Throws c10::Error unless can_run().
@@ -64,6 +69,7 @@ class EngineExtension : public torch::CustomClassHolder {
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<IoBinding> binding_;
   std::string why_not_;
+  std::atomic<bool> cuda_graphs_{false};
   std::atomic<int64_t> calls_{0};
   std::atomic<int64_t> fallbacks_{0};
 };

@@ -25,6 +25,8 @@ struct EngineState {
   Facts made_on;
   /// File names, without folders, of plugin libraries that were opened for it.
   std::vector<std::string> plugin_libraries;
+  /// Whether the engine runs through CUDA graphs; see Engine::use_cuda_graphs.
+  bool cuda_graphs = false;
 };
 
 /// The form in which a state is pickled. Its types are fixed for good, since files of every version are read through

@@ -36,6 +36,8 @@ void define_engine_class(torch::Library& library, const char* name) {
       .def("can_run_with",
            [](const Self<Class>& self, const c10::List<at::Tensor>& inputs) { return self->can_run_with(inputs); })
       .def("count_fallback", [](const Self<Class>& self) { self->count_fallback(); })
+      .def("set_cuda_graphs", [](const Self<Class>& self, bool enabled) { self->set_cuda_graphs(enabled); })
+      .def("cuda_graphs", [](const Self<Class>& self) { return self->cuda_graphs(); })
       .def("io_names", [](const Self<Class>& self) { return to_io_names(self->unpacked_state().io); })
       .def("input_shapes", [](const Self<Class>& self) { return self->input_shapes(); })
       .def("output_shapes", [](const Self<Class>& self) { return self->output_shapes(); })

@@ -88,6 +88,21 @@ def nonzero_plan() -> bytes:
 
 
 @functools.cache
+def nonzero_sum_plan() -> bytes:
+    """The sums of the indices of what is not zero, ``[2]``: a shape inside that only the data tells."""
+
+    def define(trt: Any, network: Any) -> dict[str, Any]:
+        x = network.add_input("x", trt.float32, (-1, 5))
+        indices = network.add_cast(network.add_non_zero(x).get_output(0), trt.float32).get_output(0)
+        sums = network.add_reduce(indices, trt.ReduceOperation.SUM, 1 << 1, False).get_output(0)
+        sums.name = "sums"
+        network.mark_output(sums)
+        return {"x": ((1, 5), (4, 5), (64, 5))}
+
+    return build_plan("a network with a nonzero inside", define)
+
+
+@functools.cache
 def two_profile_plan() -> bytes:
     """y = 2 x + 1 on ``[n, 4]``: profile 0 takes n in 1..64, profile 1 only 2."""
 

@@ -28,6 +28,7 @@ from torch_trt_ext.optimizer.subgraphs import (
     Subgraph,
     SubgraphFactory,
     Unconvertible,
+    choose_cuda_graphs,
     find_idle,
     make_replacement,
     record_calls,
@@ -337,6 +338,7 @@ class _Job:
         try:
             verify(candidate, self.config)
             if not candidate.rejected:
+                choose_cuda_graphs(candidate, self.config, self.device)
                 time_against_torch(candidate, self.config, self.device)
         except RuntimeError as error:
             candidate.rejected = f"its engine failed: {first_line(error)}"

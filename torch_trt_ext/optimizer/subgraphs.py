@@ -23,6 +23,9 @@ from torch_trt_ext.optimizer.script_module import wrap
 #: Share of the model's time below which a subgraph gets no engine.
 _MIN_SHARE = 0.01
 
+#: How many times as fast CUDA graphs must be to be used: they take memory, and differences below this are noise.
+_GRAPHS_PAY = 1.01
+
 #: Largest finite numbers.
 _LARGEST = {"float16": 65504.0, "bfloat16": 3.38e38, "float32": float("inf")}
 
@@ -372,6 +375,30 @@ def verify(candidate: Candidate, config: Config) -> None:
     if not forgiven or not worst.within(float("inf")):
         candidate.inaccurate = True
         candidate.rejected = f"its engine in {candidate.precision} is not accurate: {worst.explain(limit)}"
+
+
+def choose_cuda_graphs(candidate: Candidate, config: Config, device: torch.device) -> None:
+    """Turns the engine's CUDA graphs on where the config says so, or where they are measured to be faster."""
+    choice = config.tensorrt.cuda_graphs
+    if device.type != "cuda" or choice == "off":
+        return
+    engine, call = candidate.engine, candidate.subgraph.calls[0]
+    if choice == "auto":
+
+        def run(with_graphs: bool) -> None:
+            engine.set_cuda_graphs(with_graphs)
+            engine_call(candidate, call)
+
+        latencies = compare_latency(
+            {"graphs": lambda: run(True), "none": lambda: run(False)},
+            device=device,
+            warmup=config.timing.subgraph_warmup_runs,
+            runs=config.timing.subgraph_timed_runs,
+            max_seconds=config.timing.max_seconds,
+        )
+        engine.set_cuda_graphs(latencies["graphs"].median_ms * _GRAPHS_PAY < latencies["none"].median_ms)
+    else:
+        engine.set_cuda_graphs(True)
 
 
 def time_against_torch(candidate: Candidate, config: Config, device: torch.device) -> None:

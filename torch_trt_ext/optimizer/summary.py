@@ -164,6 +164,7 @@ def _describe(candidate: Candidate, outcome: Outcome) -> dict[str, Any]:
         "build_seconds": round(candidate.build_seconds, 3),
         "from_cache": candidate.built.from_cache,
         "kept_float32": candidate.built.kept_float32,
+        "cuda_graphs": candidate.engine.cuda_graphs(),
         "error": candidate.comparison.summary(),
         "latency": timed,
     }

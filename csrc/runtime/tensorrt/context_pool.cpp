@@ -9,15 +9,46 @@
 
 namespace torch_trt_ext::tensorrt {
 
-ContextPool::Lease ContextPool::acquire(cudaStream_t stream, size_t profile) {
+namespace {
+
+unsigned long long id_of(cudaStream_t stream) {
+  unsigned long long stream_id = 0;
+  C10_CUDA_CHECK(cudaStreamGetId(stream, &stream_id));
+  return stream_id;
+}
+
+}  // namespace
+
+bool Context::has_shapes_of(const std::vector<at::Tensor>& inputs) const {
+  return shapes_known && std::equal(inputs.begin(), inputs.end(), input_shapes.begin(), input_shapes.end(),
+                                    [](const at::Tensor& input, const std::vector<int64_t>& shape) {
+                                      return input.sizes() == at::IntArrayRef(shape);
+                                    });
+}
+
+void Context::distrust() {
+  shapes_known = false;
+  bound.clear();
+}
+
+ContextPool::Contexts::iterator ContextPool::find(unsigned long long stream_id, size_t profile,
+                                                  const std::vector<at::Tensor>& inputs, bool one_a_shape) {
+  return std::find_if(contexts_.begin(), contexts_.end(), [&](const Context& context) {
+    if (context.stream_id != stream_id || context.profile != profile) {
+      return false;
+    }
+    // Shapes may be read only while nobody sets them.
+    return !one_a_shape || (!context.leased && context.has_shapes_of(inputs));
+  });
+}
+
+ContextPool::Lease ContextPool::acquire(cudaStream_t stream, size_t profile, const std::vector<at::Tensor>& inputs,
+                                        bool one_a_shape) {
+  const unsigned long long stream_id = id_of(stream);
   std::unique_lock<std::mutex> lock(mutex_);
   while (true) {
-    const auto found = std::find_if(contexts_.begin(), contexts_.end(), [stream, profile](const Context& context) {
-      return context.stream == stream && context.profile == profile;
-    });
+    const auto found = find(stream_id, profile, inputs, one_a_shape);
     if (found != contexts_.end() && !found->leased) {
-      // No wait in general; but a stream that was destroyed may have left its handle to another.
-      found->last_use.block(stream);
       found->leased = true;
       return Lease(*this, *found);
     }
@@ -42,17 +73,18 @@ ContextPool::Lease ContextPool::acquire(cudaStream_t stream, size_t profile) {
 }
 
 ContextPool::Lease ContextPool::acquire_for_capture(cudaStream_t stream, size_t profile,
-                                                    const std::vector<std::vector<int64_t>>& shapes) {
+                                                    const std::vector<at::Tensor>& inputs) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   unsigned long long capture_id = 0;
   C10_CUDA_CHECK(cudaStreamGetCaptureInfo(stream, &status, &capture_id));
-  const auto ran_shapes = [profile, &shapes](const Context& context) {
-    return !context.leased && context.profile == profile && context.shapes_known && context.input_shapes == shapes;
+  const unsigned long long stream_id = id_of(stream);
+  const auto ran_shapes = [profile, &inputs](const Context& context) {
+    return !context.leased && context.profile == profile && context.has_run && context.has_shapes_of(inputs);
   };
   const std::lock_guard<std::mutex> lock(mutex_);
   // One stream of one capture runs one call after the other in each replay.
   auto found = std::find_if(captured_.begin(), captured_.end(), [&](const Context& context) {
-    return ran_shapes(context) && context.capture_id == capture_id && context.stream == stream;
+    return ran_shapes(context) && context.capture_id == capture_id && context.stream_id == stream_id;
   });
   if (found == captured_.end()) {
     const auto warm = std::find_if(contexts_.begin(), contexts_.end(), ran_shapes);
@@ -61,7 +93,7 @@ ContextPool::Lease ContextPool::acquire_for_capture(cudaStream_t stream, size_t 
                 "more for each further graph, it has not; call forward with inputs of these shapes before the capture");
     // A captured stream cannot wait for work outside the capture, so the host does.
     C10_CUDA_CHECK(warm->last_use.synchronize());
-    warm->stream = stream;
+    warm->stream_id = stream_id;
     warm->capture_id = capture_id;
     captured_.splice(captured_.end(), contexts_, warm);
     found = std::prev(captured_.end());
@@ -98,7 +130,7 @@ ContextPool::Contexts::iterator ContextPool::create(cudaStream_t stream, size_t 
   }
   Context& context = contexts_.emplace_back();
   context.handle = std::move(handle);
-  context.stream = stream;
+  context.stream_id = id_of(stream);
   context.profile = profile;
   return std::prev(contexts_.end());
 }
@@ -118,11 +150,11 @@ void ContextPool::move_to(Context& context, cudaStream_t stream, size_t profile)
   if (context.profile != profile) {
     ErrorRecorder::forget();
     // Until the new profile is in, the context belongs to no call that could find it.
-    context.shapes_known = false;
+    context.distrust();
     TORCH_CHECK(context.handle->setOptimizationProfileAsync(static_cast<int32_t>(profile), stream),
                 "TensorRT must accept profile ", profile, ", it did not: ", ErrorRecorder::last_words());
   }
-  context.stream = stream;
+  context.stream_id = id_of(stream);
   context.profile = profile;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
 #include <NvInferRuntime.h>
 
 #include <condition_variable>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "runtime/tensorrt/cuda_event.h"
+#include "runtime/tensorrt/graph_cache.h"
 
 namespace torch_trt_ext::tensorrt {
 
@@ -17,14 +19,22 @@ namespace torch_trt_ext::tensorrt {
 /// holds a lease on it.
 struct Context {
   std::unique_ptr<nvinfer1::IExecutionContext> handle;
-  cudaStream_t stream = nullptr;
+  /// Told from an earlier stream with the same handle, since handles come back.
+  unsigned long long stream_id = 0;
   size_t profile = 0;
-  /// Shapes set by the last call, if shapes_known.
+  /// Shapes set by the last call, if shapes_known; with them, what follows from them.
   std::vector<std::vector<int64_t>> input_shapes;
   bool shapes_known = false;
+  /// -1 where only the run tells.
+  std::vector<std::vector<int64_t>> output_shapes;
   /// Activation memory those shapes need.
   size_t memory_bytes = 0;
-  /// Recorded on `stream` after each enqueue; what must be over before another stream may use the context.
+  /// What is bound, or empty when that is not known.
+  Addresses bound;
+  /// Whether these shapes were enqueued before; TensorRT defers work to the first time.
+  bool has_run = false;
+  GraphCache graphs;
+  /// Recorded after each enqueue; what must be over before another stream may use the context.
   CudaEvent last_use;
   /// For calls from a stream that TensorRT cannot run on itself: recorded on the caller's stream before the enqueue.
   CudaEvent entered;
@@ -32,10 +42,14 @@ struct Context {
   unsigned long long capture_id = 0;
   int64_t last_ticket = 0;
   bool leased = false;
+
+  bool has_shapes_of(const std::vector<at::Tensor>& inputs) const;
+  /// For after a failure: the next call sets shapes and addresses again.
+  void distrust();
 };
 
-/// Execution contexts of one engine, one for each stream and profile in use: at most kMaxContexts, and those that CUDA
-/// graphs hold.
+/// Execution contexts of one engine, one for each stream and profile (and, on demand, shapes) in use: at most
+/// kMaxContexts, and those that the caller's CUDA graphs hold.
 ///
 /// A context's memory for activations is not its own but given call by call, so contexts are cheap to keep.
 class ContextPool {
@@ -59,15 +73,16 @@ class ContextPool {
     Context& context_;
   };
 
-  /// A context that runs `profile` on `stream`, ordered after all it ran on other streams. Throws c10::Error when
-  /// TensorRT cannot make one.
-  Lease acquire(cudaStream_t stream, size_t profile);
+  /// A context that runs `profile` on `stream`, ordered after all it ran on other streams. With `one_a_shape`, one that
+  /// runs only the shapes of `inputs` as long as there are contexts enough. Throws c10::Error when TensorRT cannot make
+  /// one.
+  Lease acquire(cudaStream_t stream, size_t profile, const std::vector<at::Tensor>& inputs, bool one_a_shape);
 
   /// A context for an enqueue that a CUDA graph captures on `stream`: the one that this capture holds already, or one
   /// that ran these shapes before, since TensorRT defers work to the first enqueue of a shape, which must not be
   /// captured. It leaves circulation for good, since replays use it without asking, and lives as long as the pool.
   /// Waits for what the context still runs. Throws c10::Error when no context ran these shapes.
-  Lease acquire_for_capture(cudaStream_t stream, size_t profile, const std::vector<std::vector<int64_t>>& shapes);
+  Lease acquire_for_capture(cudaStream_t stream, size_t profile, const std::vector<at::Tensor>& inputs);
 
   size_t size() const;
 
@@ -77,6 +92,8 @@ class ContextPool {
  private:
   using Contexts = std::list<Context>;
 
+  Contexts::iterator find(unsigned long long stream_id, size_t profile, const std::vector<at::Tensor>& inputs,
+                          bool one_a_shape);
   Contexts::iterator create(cudaStream_t stream, size_t profile);
   Contexts::iterator least_recently_used_idle();
   void move_to(Context& context, cudaStream_t stream, size_t profile);

@@ -7,6 +7,7 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "runtime/tensorrt/dims.h"
 #include "runtime/tensorrt/error_recorder.h"
@@ -16,15 +17,6 @@ namespace {
 
 /// TensorRT's requirement for every device address it is given.
 constexpr uintptr_t kAlignmentBytes = 256;
-
-std::vector<std::vector<int64_t>> shapes_of(const std::vector<at::Tensor>& tensors) {
-  std::vector<std::vector<int64_t>> shapes;
-  shapes.reserve(tensors.size());
-  for (const at::Tensor& tensor : tensors) {
-    shapes.push_back(tensor.sizes().vec());
-  }
-  return shapes;
-}
 
 bool is_misaligned(const at::Tensor& tensor) {
   return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % kAlignmentBytes != 0;
@@ -39,6 +31,10 @@ std::vector<at::Tensor> aligned(const std::vector<at::Tensor>& tensors) {
     }
   }
   return result;
+}
+
+bool is_known(const std::vector<int64_t>& shape) {
+  return std::all_of(shape.begin(), shape.end(), [](int64_t size) { return size >= 0; });
 }
 
 }  // namespace
@@ -61,6 +57,9 @@ TensorRTEngine::~TensorRTEngine() {
   (void)cudaSetDevice(device_.index());
   contexts_.finish();
   engine_.reset();
+  if (capture_stream_ != nullptr) {
+    (void)cudaStreamDestroy(capture_stream_);
+  }
   if (previous >= 0) {
     (void)cudaSetDevice(previous);
   }
@@ -82,6 +81,7 @@ void TensorRTEngine::read_tensors() {
     info.dtype = *dtype;
     info.shape = to_sizes(engine_->getTensorShape(name));
     info.on_host = engine_->getTensorLocation(name) == nvinfer1::TensorLocation::kHOST;
+    has_host_tensors_ = has_host_tensors_ || info.on_host;
     (is_input ? inputs_ : outputs_).push_back(std::move(info));
   }
 }
@@ -114,18 +114,28 @@ std::vector<at::Tensor> TensorRTEngine::run(const std::vector<at::Tensor>& input
   if (capturing) {
     capture_mode.emplace(cudaStreamCaptureModeRelaxed);
   }
-  const ContextPool::Lease context = capturing ? contexts_.acquire_for_capture(stream, profile, shapes_of(bound_inputs))
-                                               : contexts_.acquire(stream, profile);
+  const bool graphs = !capturing && !has_host_tensors_ && graphs_wanted_.load(std::memory_order_relaxed) &&
+                      graphs_possible_.load(std::memory_order_relaxed);
+  const ContextPool::Lease context = capturing ? contexts_.acquire_for_capture(stream, profile, bound_inputs)
+                                               : contexts_.acquire(stream, profile, bound_inputs, graphs);
 
-  bind_inputs(*context, bound_inputs);
-  std::vector<OutputAllocator> allocators;
-  std::vector<at::Tensor> outputs = bind_outputs(*context, allocators);
+  set_shapes(*context, bound_inputs);
+  std::vector<at::Tensor> outputs = allocate_outputs(*context);
   // Freed when this call returns; the caching allocator hands it out again in the order of the caller's stream.
   const c10::DataPtr memory = c10::cuda::CUDACachingAllocator::get()->allocate(context->memory_bytes);
-  if (context->memory_bytes > 0) {
-    context->handle->setDeviceMemoryV2(memory.get(), static_cast<int64_t>(context->memory_bytes));
+  const Addresses addresses = addresses_of(bound_inputs, outputs, memory.get());
+  const bool outputs_known =
+      std::all_of(outputs.begin(), outputs.end(), [](const at::Tensor& output) { return output.defined(); });
+  if (graphs && outputs_known) {
+    if (run_graph(*context, addresses, caller.stream())) {
+      return outputs;
+    }
+    // Nothing to do, unless a capture failed.
+    set_shapes(*context, bound_inputs);
   }
 
+  std::vector<OutputAllocator> allocators;
+  bind(*context, addresses, allocators);
   if (hop) {
     // Recorded after the last allocation, so that whatever used the memory before is over on both streams.
     context->entered.record(caller.stream());
@@ -159,61 +169,100 @@ std::vector<at::Tensor> TensorRTEngine::run(const std::vector<at::Tensor>& input
   return outputs;
 }
 
-void TensorRTEngine::bind_inputs(Context& context, const std::vector<at::Tensor>& inputs) const {
-  std::vector<std::vector<int64_t>> shapes = shapes_of(inputs);
+void TensorRTEngine::set_shapes(Context& context, const std::vector<at::Tensor>& inputs) const {
   // What a shape tensor holds is part of the shapes, and is read at the enqueue.
-  const bool has_shape_tensor =
-      std::any_of(inputs_.begin(), inputs_.end(), [](const TensorInfo& input) { return input.on_host; });
-  const bool same_shapes = !has_shape_tensor && context.shapes_known && shapes == context.input_shapes;
-  if (!same_shapes) {
-    // Known again once all are set: a failure in between must not leave a mixture that the next call takes for whole.
-    context.shapes_known = false;
+  if (!has_host_tensors_ && context.has_shapes_of(inputs)) {
+    return;
   }
+  // Known again once all are set: a failure in between must not leave a mixture that the next call takes for whole.
+  context.distrust();
+  context.has_run = false;
+  context.graphs.clear();
+  context.input_shapes.clear();
   ErrorRecorder::forget();
   for (size_t index = 0; index < inputs.size(); ++index) {
     const char* const name = inputs_[index].name.c_str();
-    if (!same_shapes) {
-      TORCH_CHECK(context.handle->setInputShape(name, to_dims(inputs[index].sizes())), "input '", name,
-                  "' must have a shape that TensorRT accepts, got ", inputs[index].sizes(),
-                  "; pass a shape in the range of a profile (TensorRT said: ", ErrorRecorder::last_words(), ")");
+    TORCH_CHECK(context.handle->setInputShape(name, to_dims(inputs[index].sizes())), "input '", name,
+                "' must have a shape that TensorRT accepts, got ", inputs[index].sizes(),
+                "; pass a shape in the range of a profile (TensorRT said: ", ErrorRecorder::last_words(), ")");
+    context.input_shapes.push_back(inputs[index].sizes().vec());
+    if (inputs_[index].on_host) {
+      // TensorRT reads the values when it is asked for what follows from them.
+      bind_input(context, index, inputs[index].const_data_ptr());
     }
-    const void* const address =
-        inputs[index].numel() == 0 ? placeholder_.const_data_ptr() : inputs[index].const_data_ptr();
-    TORCH_CHECK(context.handle->setInputTensorAddress(name, address), "TensorRT must accept the address of input '",
-                name, "', it did not: ", ErrorRecorder::last_words());
   }
-  if (!same_shapes) {
-    context.memory_bytes = context.handle->updateDeviceMemorySizeForShapes();
-    context.input_shapes = std::move(shapes);
-    context.shapes_known = true;
+  context.memory_bytes = context.handle->updateDeviceMemorySizeForShapes();
+  context.output_shapes.clear();
+  for (const TensorInfo& output : outputs_) {
+    context.output_shapes.push_back(to_sizes(context.handle->getTensorShape(output.name.c_str())));
   }
+  context.shapes_known = true;
 }
 
-std::vector<at::Tensor> TensorRTEngine::bind_outputs(Context& context, std::vector<OutputAllocator>& allocators) const {
+void TensorRTEngine::bind_input(Context& context, size_t index, const void* address) const {
+  const char* const name = inputs_[index].name.c_str();
+  TORCH_CHECK(context.handle->setInputTensorAddress(name, address), "TensorRT must accept the address of input '", name,
+              "', it did not: ", ErrorRecorder::last_words());
+}
+
+std::vector<at::Tensor> TensorRTEngine::allocate_outputs(const Context& context) const {
   std::vector<at::Tensor> outputs(outputs_.size());
+  for (size_t index = 0; index < outputs_.size(); ++index) {
+    if (is_known(context.output_shapes[index])) {
+      const TensorInfo& info = outputs_[index];
+      outputs[index] = at::empty(context.output_shapes[index],
+                                 at::TensorOptions().dtype(info.dtype).device(info.on_host ? at::kCPU : device_));
+    }
+  }
+  return outputs;
+}
+
+Addresses TensorRTEngine::addresses_of(const std::vector<at::Tensor>& inputs, const std::vector<at::Tensor>& outputs,
+                                       const void* memory) const {
+  Addresses addresses;
+  addresses.reserve(inputs.size() + outputs.size() + 1);
+  for (const std::vector<at::Tensor>* const tensors : {&inputs, &outputs}) {
+    for (const at::Tensor& tensor : *tensors) {
+      const bool empty = tensor.defined() && tensor.numel() == 0;
+      addresses.push_back(empty ? placeholder_.const_data_ptr() : tensor.defined() ? tensor.const_data_ptr() : nullptr);
+    }
+  }
+  addresses.push_back(memory);
+  return addresses;
+}
+
+void TensorRTEngine::bind(Context& context, const Addresses& addresses,
+                          std::vector<OutputAllocator>& allocators) const {
+  // A failure in between leaves nothing that the next call would take for bound.
+  const Addresses bound = std::exchange(context.bound, {});
+  const auto changed = [&](size_t index) { return bound.empty() || bound[index] != addresses[index]; };
+  ErrorRecorder::forget();
+  for (size_t index = 0; index < inputs_.size(); ++index) {
+    if (changed(index)) {
+      bind_input(context, index, addresses[index]);
+    }
+  }
   // TensorRT keeps the allocators' addresses, so the vector must not grow past what is reserved.
   allocators.reserve(outputs_.size());
   for (size_t index = 0; index < outputs_.size(); ++index) {
-    const TensorInfo& info = outputs_[index];
-    const char* const name = info.name.c_str();
-    const std::vector<int64_t> shape = to_sizes(context.handle->getTensorShape(name));
-    const bool known = std::all_of(shape.begin(), shape.end(), [](int64_t size) { return size >= 0; });
-    if (known) {
-      outputs[index] =
-          at::empty(shape, at::TensorOptions().dtype(info.dtype).device(info.on_host ? at::kCPU : device_));
-      void* const address =
-          outputs[index].numel() == 0 ? placeholder_.mutable_data_ptr() : outputs[index].mutable_data_ptr();
-      TORCH_CHECK(context.handle->setTensorAddress(name, address), "TensorRT must accept the address of output '", name,
-                  "', it did not: ", ErrorRecorder::last_words());
-    } else {
-      allocators.emplace_back(info.dtype, device_);
+    const size_t place = inputs_.size() + index;
+    const char* const name = outputs_[index].name.c_str();
+    if (addresses[place] == nullptr) {
+      allocators.emplace_back(outputs_[index].dtype, device_);
       context.handle->setTensorAddress(name, nullptr);
       TORCH_CHECK(context.handle->setOutputAllocator(name, &allocators.back()),
                   "TensorRT must accept an allocator for output '", name,
                   "', it did not: ", ErrorRecorder::last_words());
+    } else if (changed(place)) {
+      // The engine writes there; the address is that of a tensor made for it.
+      TORCH_CHECK(context.handle->setTensorAddress(name, const_cast<void*>(addresses[place])),
+                  "TensorRT must accept the address of output '", name, "', it did not: ", ErrorRecorder::last_words());
     }
   }
-  return outputs;
+  if (context.memory_bytes > 0 && changed(addresses.size() - 1)) {
+    context.handle->setDeviceMemoryV2(const_cast<void*>(addresses.back()), static_cast<int64_t>(context.memory_bytes));
+  }
+  context.bound = addresses;
 }
 
 void TensorRTEngine::enqueue(Context& context, cudaStream_t stream, std::vector<OutputAllocator>& allocators) const {
@@ -227,7 +276,7 @@ void TensorRTEngine::enqueue(Context& context, cudaStream_t stream, std::vector<
   }
   if (!enqueued) {
     // Whatever state the failure left is not trusted: the next call binds everything again.
-    context.shapes_known = false;
+    context.distrust();
     for (OutputAllocator& allocator : allocators) {
       allocator.rethrow_failure();
     }
@@ -235,10 +284,52 @@ void TensorRTEngine::enqueue(Context& context, cudaStream_t stream, std::vector<
                 "TensorRT must enqueue the engine, it did not; a smaller batch may help if memory ran out (TensorRT ",
                 "said: ", ErrorRecorder::last_words(), ")");
   }
+  context.has_run = true;
+}
+
+bool TensorRTEngine::run_graph(Context& context, const Addresses& addresses, cudaStream_t stream) {
+  GraphCache::Entry& entry = context.graphs.find(addresses);
+  if (entry.graph() == nullptr) {
+    if (!context.has_run || !entry.is_due()) {
+      return false;
+    }
+    std::vector<OutputAllocator> none;
+    bind(context, addresses, none);
+    entry.set_graph(capture(context));
+    if (entry.graph() == nullptr) {
+      context.distrust();
+      return false;
+    }
+  }
+  C10_CUDA_CHECK(cudaGraphLaunch(entry.graph(), stream));
+  context.last_use.record(stream);
+  graph_replays_.fetch_add(1, std::memory_order_relaxed);
+  return true;
+}
+
+cudaGraphExec_t TensorRTEngine::capture(Context& context) {
+  const std::lock_guard<std::mutex> lock(capture_mutex_);
+  if (capture_stream_ == nullptr) {
+    C10_CUDA_CHECK(cudaStreamCreateWithFlags(&capture_stream_, cudaStreamNonBlocking));
+  }
+  ErrorRecorder::forget();
+  cudaError_t status = cudaSuccess;
+  const cudaGraphExec_t graph = capture_graph(
+      capture_stream_, [&context](cudaStream_t stream) { return context.handle->enqueueV3(stream); }, status);
+  if (graph == nullptr) {
+    graphs_possible_.store(false, std::memory_order_relaxed);
+    TORCH_WARN("this engine runs without CUDA graphs, since an enqueue of it cannot be recorded: ",
+               status == cudaSuccess ? ErrorRecorder::last_words() : cudaGetErrorString(status));
+  } else {
+    graph_captures_.fetch_add(1, std::memory_order_relaxed);
+  }
+  return graph;
 }
 
 std::map<std::string, int64_t> TensorRTEngine::counters() const {
-  return {{"contexts", static_cast<int64_t>(contexts_.size())}};
+  return {{"contexts", static_cast<int64_t>(contexts_.size())},
+          {"graph_captures", graph_captures_.load(std::memory_order_relaxed)},
+          {"graph_replays", graph_replays_.load(std::memory_order_relaxed)}};
 }
 
 }  // namespace torch_trt_ext::tensorrt

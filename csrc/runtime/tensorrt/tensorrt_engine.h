@@ -3,7 +3,9 @@
 #include <NvInferRuntime.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include <atomic>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "runtime/engine.h"
@@ -14,10 +16,14 @@ namespace torch_trt_ext::tensorrt {
 
 /// A deserialized plan on one GPU.
 ///
-/// run() from TorchScript to the GPU: a context is leased for the current stream; inputs and outputs are bound to it;
-/// activation memory comes from torch's caching allocator for this call alone, so engines of one model share it;
-/// enqueueV3; the lease ends. Nothing waits for the GPU. From the default stream, on which TensorRT would synchronize,
-/// the work goes to a stream of the engine's own, between two events.
+/// run() from TorchScript to the GPU: a context is leased for the current stream; outputs and activation memory come
+/// from torch's caching allocator, the latter for this call alone, so engines of one model share it; what changed since
+/// the context's last call is bound to it; enqueueV3; the lease ends. Nothing waits for the GPU. From the default
+/// stream, on which TensorRT would synchronize, the work goes to a stream of the engine's own, between two events.
+///
+/// With CUDA graphs on, a call whose shapes and addresses came before replays a graph on the caller's own stream,
+/// whichever that is. Engines with shape tensors, with outputs whose shape only the run tells, or that CUDA cannot
+/// record, run as without graphs.
 class TensorRTEngine : public Engine {
  public:
   /// Throws c10::Error for an input or output that torch tensors cannot hold.
@@ -32,25 +38,43 @@ class TensorRTEngine : public Engine {
 
   std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs, size_t profile) override;
 
-  /// "contexts": execution contexts made and alive.
+  void use_cuda_graphs(bool enabled) override { graphs_wanted_.store(enabled, std::memory_order_relaxed); }
+
+  /// "contexts": execution contexts made and alive; "graph_captures", "graph_replays": CUDA graphs recorded, and calls
+  /// that ran one.
   std::map<std::string, int64_t> counters() const override;
 
  private:
   void read_tensors();
   void read_profiles();
-  void bind_inputs(Context& context, const std::vector<at::Tensor>& inputs) const;
-  std::vector<at::Tensor> bind_outputs(Context& context, std::vector<OutputAllocator>& allocators) const;
+  void set_shapes(Context& context, const std::vector<at::Tensor>& inputs) const;
+  void bind_input(Context& context, size_t index, const void* address) const;
+  std::vector<at::Tensor> allocate_outputs(const Context& context) const;
+  Addresses addresses_of(const std::vector<at::Tensor>& inputs, const std::vector<at::Tensor>& outputs,
+                         const void* memory) const;
+  void bind(Context& context, const Addresses& addresses, std::vector<OutputAllocator>& allocators) const;
   void enqueue(Context& context, cudaStream_t stream, std::vector<OutputAllocator>& allocators) const;
+  bool run_graph(Context& context, const Addresses& addresses, cudaStream_t stream);
+  cudaGraphExec_t capture(Context& context);
 
   at::Device device_;
   std::unique_ptr<nvinfer1::ICudaEngine> engine_;
   std::vector<TensorInfo> inputs_;
   std::vector<TensorInfo> outputs_;
   std::vector<Profile> profiles_;
+  bool has_host_tensors_ = false;
   /// Stands in for the address of a tensor without elements, since TensorRT refuses null.
   at::Tensor placeholder_;
   c10::cuda::CUDAStream side_stream_;
   ContextPool contexts_;
+  std::atomic<bool> graphs_wanted_{false};
+  /// False once CUDA refused to record an enqueue.
+  std::atomic<bool> graphs_possible_{true};
+  std::atomic<int64_t> graph_captures_{0};
+  std::atomic<int64_t> graph_replays_{0};
+  /// Graphs are recorded here and run elsewhere. Not one of torch's streams, which others may use meanwhile.
+  cudaStream_t capture_stream_ = nullptr;
+  std::mutex capture_mutex_;
 };
 
 }  // namespace torch_trt_ext::tensorrt
