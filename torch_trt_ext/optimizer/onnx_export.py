@@ -9,7 +9,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import onnx
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch_trt_ext.optimizer.messages import first_line
 from torch_trt_ext.optimizer.onnx_folding import fold_shapes
 from torch_trt_ext.optimizer.onnx_names import names_read
+from torch_trt_ext.optimizer.onnx_written_out import WRITTEN_OUT, NotWrittenOut
 
 #: The newest operator set that torch's TorchScript exporter writes, TensorRT 10 reads and OpenVINO reads.
 OPSET = 18
@@ -28,39 +29,6 @@ INPUT_PREFIX = "input_"
 OUTPUT_PREFIX = "output_"
 
 _NODE_NAME = re.compile(r"(?:^|[^\w])n(\d+)/")
-
-#: ``aten::_native_multi_head_attention`` without a mask, in operators that have an ONNX form.
-_ATTENTION = """
-graph(%query : Tensor, %key : Tensor, %value : Tensor, %embed_dim : int, %num_heads : int, %qkv_weight : Tensor,
-      %qkv_bias : Tensor, %proj_weight : Tensor, %proj_bias : Tensor, %mask : Tensor?, %need_weights : bool,
-      %average : bool, %mask_type : int?):
-  %none : NoneType = prim::Constant()
-  %zero : int = prim::Constant[value=0]()
-  %one : int = prim::Constant[value=1]()
-  %two : int = prim::Constant[value=2]()
-  %three : int = prim::Constant[value=3]()
-  %four : int = prim::Constant[value=4]()
-  %rate : float = prim::Constant[value=0.]()
-  %exponent : float = prim::Constant[value=-0.5]()
-  %false : bool = prim::Constant[value=0]()
-  %packed : Tensor = aten::linear(%query, %qkv_weight, %qkv_bias)
-  %batch : int = aten::size(%query, %zero)
-  %length : int = aten::size(%query, %one)
-  %head : int = aten::floordiv(%embed_dim, %num_heads)
-  %scale : float = aten::pow(%head, %exponent)
-  %shape : int[] = prim::ListConstruct(%batch, %length, %three, %num_heads, %head)
-  %parts : Tensor = aten::view(%packed, %shape)
-  %order : int[] = prim::ListConstruct(%two, %zero, %three, %one, %four)
-  %turned : Tensor = aten::permute(%parts, %order)
-  %q : Tensor = aten::select(%turned, %zero, %zero)
-  %k : Tensor = aten::select(%turned, %zero, %one)
-  %v : Tensor = aten::select(%turned, %zero, %two)
-  %attended : Tensor = aten::scaled_dot_product_attention(%q, %k, %v, %none, %rate, %false, %scale, %false)
-  %back : Tensor = aten::transpose(%attended, %one, %two)
-  %flat_shape : int[] = prim::ListConstruct(%batch, %length, %embed_dim)
-  %flat : Tensor = aten::reshape(%back, %flat_shape)
-  %output : Tensor = aten::linear(%flat, %proj_weight, %proj_bias)
-  return (%output)"""
 
 
 class ExportError(Exception):
@@ -77,7 +45,7 @@ class ExportError(Exception):
 
 def has_onnx_form(kind: str) -> bool:
     """Whether the exporter knows an operator (``aten::conv2d``) at all."""
-    return kind in _WRITTEN_OUT or bool(_registry().is_registered_op(kind, OPSET))
+    return kind in WRITTEN_OUT or bool(_registry().is_registered_op(kind, OPSET))
 
 
 @functools.cache
@@ -111,8 +79,6 @@ def export(graph: Any, inputs: Sequence[Tensor], dynamic_dims: Sequence[Sequence
         ExportError: the exporter cannot.
     """
     _write_out(graph)
-    torch._C._jit_pass_constant_propagation(graph)
-    _fix_attention_scales(graph)
     names = [f"{INPUT_PREFIX}{index}" for index in range(len(inputs))]
     result = next(iter(graph.outputs()))
     count = len(list(result.node().inputs())) if result.node().kind() == "prim::TupleConstruct" else 1
@@ -153,74 +119,22 @@ def _quiet() -> Iterator[None]:
 
 
 def _write_out(graph: Any) -> None:
-    """Replaces operators that have no ONNX form by those that have, which get their scopes."""
-    for kind, write in _WRITTEN_OUT.items():
+    """Replaces operators by simpler ones, which get their scopes, and computes what is constant then."""
+    for kind, write in WRITTEN_OUT.items():
         for node in graph.findAllNodes(kind):
-            with graph.insert_point_guard(node):
-                result = write(graph, node)
+            try:
+                with graph.insert_point_guard(node):
+                    result = write(graph, node)
+            except NotWrittenOut as error:
+                raise ExportError(str(error), kind) from error
+            if result is None:
+                continue
             for new in graph.nodes():
                 if not new.scopeName():
                     new.copyMetadata(node)
             node.outputsAt(0).replaceAllUsesWith(result)
             node.destroy()
-
-
-def _attention(graph: Any, node: Any) -> Any:
-    if node.outputsAt(1).uses():
-        raise ExportError("attention whose weights are asked for is not written out", node.kind())
-    mask = node.inputsAt(9)
-    if mask.type().kind() != "NoneType" and not mask.node().mustBeNone():
-        raise ExportError("attention with a mask is not written out", node.kind())
-    return graph.insertGraph(torch._C.parse_ir(_ATTENTION), list(node.inputs()))[0]
-
-
-def _unflatten(graph: Any, node: Any) -> Any:
-    """As a reshape, where the rank of the input is known."""
-    tensor, dim, parts = node.inputs()
-    known = isinstance(tensor.type(), torch.TensorType) and tensor.type().varyingSizes()
-    if not known or dim.node().kind() != "prim::Constant":
-        raise ExportError("unflatten of a tensor whose rank is not known is not written out", node.kind())
-    sizes = [
-        graph.insertConstant(size)
-        if size is not None
-        else _insert(graph, "aten::size", [tensor, graph.insertConstant(index)], torch._C.IntType.get())
-        for index, size in enumerate(known)
-    ]
-    if parts.node().kind() == "prim::Constant":
-        middle = [graph.insertConstant(size) for size in parts.toIValue()]
-    elif parts.node().kind() == "prim::ListConstruct":
-        middle = list(parts.node().inputs())
-    else:
-        raise ExportError("unflatten into a list of unknown length is not written out", node.kind())
-    position = dim.toIValue() % len(known)
-    shape = sizes[:position] + middle + sizes[position + 1 :]
-    shape_list = _insert(graph, "prim::ListConstruct", shape, torch._C.ListType.ofInts())
-    return _insert(graph, "aten::reshape", [tensor, shape_list], node.output().type())
-
-
-def _insert(graph: Any, kind: str, inputs: list[Any], result_type: Any) -> Any:
-    """Adds a node with one output at the insertion point."""
-    node = graph.insertNode(graph.create(kind, inputs, 1))
-    node.output().setType(result_type)
-    return node.output()
-
-
-#: Operators that have no ONNX counterpart, and what writes them out: it adds nodes at the insertion point and returns
-#: what takes the place of the first output.
-_WRITTEN_OUT: dict[str, Callable[[Any, Any], Any]] = {
-    "aten::_native_multi_head_attention": _attention,
-    "aten::unflatten": _unflatten,
-}
-
-
-def _fix_attention_scales(graph: Any) -> None:
-    """Gives attention its scale as a number where the size of a head is known: the exporter reads it off a shape."""
-    for node in graph.findAllNodes("aten::scaled_dot_product_attention"):
-        arguments = list(node.inputs())
-        sizes = arguments[0].type().varyingSizes() if isinstance(arguments[0].type(), torch.TensorType) else None
-        if arguments[6].type().kind() == "NoneType" and sizes and sizes[-1]:
-            with graph.insert_point_guard(node):
-                node.replaceInput(6, graph.insertConstant(float(sizes[-1]) ** -0.5))
+        torch._C._jit_pass_constant_propagation(graph)
 
 
 def _operator_in(message: str) -> str:
