@@ -77,14 +77,13 @@ ContextPool::Lease ContextPool::acquire_for_capture(cudaStream_t stream, size_t 
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   unsigned long long capture_id = 0;
   C10_CUDA_CHECK(cudaStreamGetCaptureInfo(stream, &status, &capture_id));
-  const unsigned long long stream_id = id_of(stream);
   const auto ran_shapes = [profile, &inputs](const Context& context) {
     return !context.leased && context.profile == profile && context.has_run && context.has_shapes_of(inputs);
   };
   const std::lock_guard<std::mutex> lock(mutex_);
   // One stream of one capture runs one call after the other in each replay.
   auto found = std::find_if(captured_.begin(), captured_.end(), [&](const Context& context) {
-    return ran_shapes(context) && context.capture_id == capture_id && context.stream_id == stream_id;
+    return ran_shapes(context) && context.capture_id == capture_id && context.capture_stream == stream;
   });
   if (found == captured_.end()) {
     const auto warm = std::find_if(contexts_.begin(), contexts_.end(), ran_shapes);
@@ -93,8 +92,8 @@ ContextPool::Lease ContextPool::acquire_for_capture(cudaStream_t stream, size_t 
                 "more for each further graph, it has not; call forward with inputs of these shapes before the capture");
     // A captured stream cannot wait for work outside the capture, so the host does.
     C10_CUDA_CHECK(warm->last_use.synchronize());
-    warm->stream_id = stream_id;
     warm->capture_id = capture_id;
+    warm->capture_stream = stream;
     captured_.splice(captured_.end(), contexts_, warm);
     found = std::prev(captured_.end());
   }
