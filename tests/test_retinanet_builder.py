@@ -16,7 +16,12 @@ from torch_trt_ext.builders.retinanet import (
     build_retinanet_decode,
     retinanet_postprocess_spec,
 )
-from torch_trt_ext.builders.retinanet_tensorrt import build_tensorrt_plan, decode_fields, nms_fields
+from torch_trt_ext.builders.retinanet_tensorrt import (
+    build_tensorrt_plan,
+    decode_fields,
+    nms_fields,
+    postprocess_fields,
+)
 from torch_trt_ext.builders.tensorrt_build import PluginField, import_tensorrt
 
 NUM_ANCHORS = 2
@@ -155,10 +160,27 @@ def test_nms_fields_are_the_plugins() -> None:
     }
 
 
+def test_postprocess_fields_are_the_plugins() -> None:
+    spec = make_spec(box_convention="torchvision", image_size=(60, 120), test_score_thresh=0.25, test_topk_candidates=7)
+    assert as_values(postprocess_fields(spec)) == {
+        "topk_candidates": [7],
+        "score_thresh": [0.25],
+        "nms_thresh": [0.5],
+        "max_detections_per_image": [100],
+        "strides": [8, 16],
+        # Floats, not anchors: four each.
+        "num_anchors": [8, 8],
+        "anchors": [float(value) for value in (*range(8), *range(0, 16, 2))],
+        "box_convention": "torchvision",
+        "image_height": [60],
+        "image_width": [120],
+    }
+
+
 def test_fields_have_the_types_that_they_name() -> None:
     spec = make_spec()
     dtypes = {"INT32": np.int32, "FLOAT32": np.float32, "CHAR": np.int8}
-    for field in decode_fields(spec, spec.levels[0]) + nms_fields(spec):
+    for field in decode_fields(spec, spec.levels[0]) + nms_fields(spec) + postprocess_fields(spec):
         assert field.data.dtype == dtypes[field.type], field.name
         assert field.data.ndim == 1
         assert field.data.flags.c_contiguous

@@ -57,6 +57,15 @@ T load(const PluginField& field) {
   return value;
 }
 
+template <class T>
+std::vector<T> load_all(const PluginField& field) {
+  std::vector<T> values(static_cast<size_t>(field.length));
+  if (!values.empty()) {
+    std::memcpy(values.data(), field.data, values.size() * sizeof(T));
+  }
+  return values;
+}
+
 }  // namespace
 
 PluginFields::PluginFields(const nvinfer1::PluginFieldCollection* fields, const std::vector<FieldSpec>& specs) {
@@ -103,12 +112,11 @@ float PluginFields::read_float(const char* name) const {
 }
 
 std::vector<float> PluginFields::read_floats(const char* name) const {
-  const PluginField& field = require(name);
-  std::vector<float> values(static_cast<size_t>(field.length));
-  if (!values.empty()) {
-    std::memcpy(values.data(), field.data, values.size() * sizeof(float));
-  }
-  return values;
+  return load_all<float>(require(name));
+}
+
+std::vector<int32_t> PluginFields::read_int32s(const char* name) const {
+  return load_all<int32_t>(require(name));
 }
 
 int32_t PluginFields::read_int32(const char* name, int32_t default_value) const {

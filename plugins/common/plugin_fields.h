@@ -30,6 +30,7 @@ class PluginFields {
   int32_t read_int32(const char* name) const;
   float read_float(const char* name) const;
   std::vector<float> read_floats(const char* name) const;
+  std::vector<int32_t> read_int32s(const char* name) const;
 
   /// These return `default_value` when the field is missing.
   int32_t read_int32(const char* name, int32_t default_value) const;

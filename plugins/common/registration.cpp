@@ -10,15 +10,17 @@
 #include "common/tensorrt_library.h"
 #include "retinanet/decode_plugin.h"
 #include "retinanet/nms_plugin.h"
+#include "retinanet/postprocess_plugin.h"
 
 namespace torch_trt_ext::plugins {
 namespace {
 
-using Creators = std::array<nvinfer1::IPluginCreatorInterface*, 2>;
+using Creators = std::array<nvinfer1::IPluginCreatorInterface*, 3>;
 
 /// The creators live as long as the process: TensorRT's registry keeps pointers to them and is torn down after us.
 const Creators& creators() {
-  static const Creators& all = *new Creators{new PluginCreator<DecodePlugin>(), new PluginCreator<NmsPlugin>()};
+  static const Creators& all = *new Creators{new PluginCreator<DecodePlugin>(), new PluginCreator<NmsPlugin>(),
+                                             new PluginCreator<PostProcessPlugin>()};
   return all;
 }
 

@@ -72,17 +72,33 @@ TTE_HOST_DEVICE Box decode_box(BoxConvention convention, Box anchor, BoxDelta de
   return box;
 }
 
-/// True when the two boxes' intersection over union is greater than `threshold`.
-///
-/// Sides count x2 - x1 (+ 1 for kRetinanetExamples), never less than 0. An empty union (0 / 0) or a NaN is not greater.
-TTE_HOST_DEVICE bool overlaps(BoxConvention convention, Box a, Box b, float threshold) {
-  const float extra = convention == BoxConvention::kRetinanetExamples ? 1.0F : 0.0F;
+/// What is added to x2 - x1 for a box's width.
+TTE_HOST_DEVICE float side_extra(BoxConvention convention) {
+  return convention == BoxConvention::kRetinanetExamples ? 1.0F : 0.0F;
+}
+
+/// Sides count x2 - x1 (+ 1 for kRetinanetExamples), never less than 0.
+TTE_HOST_DEVICE float box_area(BoxConvention convention, Box box) {
+  const float extra = side_extra(convention);
+  return fmaxf(0.0F, box.x2 - box.x1 + extra) * fmaxf(0.0F, box.y2 - box.y1 + extra);
+}
+
+/// True when the two boxes' intersection over union is greater than `threshold`, which is at least 0. The areas are
+/// their box_area. An empty union (0 / 0) or a NaN is not greater.
+TTE_HOST_DEVICE bool overlaps(BoxConvention convention, Box a, float area_a, Box b, float area_b, float threshold) {
+  const float extra = side_extra(convention);
   const float width = fmaxf(0.0F, fminf(a.x2, b.x2) - fmaxf(a.x1, b.x1) + extra);
   const float height = fmaxf(0.0F, fminf(a.y2, b.y2) - fmaxf(a.y1, b.y1) + extra);
-  const float area_a = fmaxf(0.0F, a.x2 - a.x1 + extra) * fmaxf(0.0F, a.y2 - a.y1 + extra);
-  const float area_b = fmaxf(0.0F, b.x2 - b.x1 + extra) * fmaxf(0.0F, b.y2 - b.y1 + extra);
   const float intersection = width * height;
+  // Most pairs do not touch: no division for them.
+  if (!(intersection > 0.0F)) {
+    return false;
+  }
   return intersection / (area_a + area_b - intersection) > threshold;
+}
+
+TTE_HOST_DEVICE bool overlaps(BoxConvention convention, Box a, Box b, float threshold) {
+  return overlaps(convention, a, box_area(convention, a), b, box_area(convention, b), threshold);
 }
 
 }  // namespace torch_trt_ext::plugins

@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "common/logging.h"
+#include "retinanet/head_shapes.h"
 
 namespace torch_trt_ext::plugins {
 namespace {
@@ -37,7 +38,7 @@ const std::vector<FieldSpec>& DecodePlugin::field_specs() {
 }
 
 DecodePlugin::DecodePlugin(const PluginFields& fields)
-    : PostProcessPlugin(kName, 2),
+    : RetinaNetPlugin(kName, 2, false),
       topk_candidates_(fields.read_int32(kTopkCandidates)),
       score_thresh_(fields.read_float(kScoreThresh)),
       stride_(fields.read_int32(kStride)),
@@ -52,12 +53,7 @@ DecodePlugin::DecodePlugin(const PluginFields& fields)
   require_at_least(kStride, stride_, 1);
   require_at_least(kImageHeight, image_height_, 0);
   require_at_least(kImageWidth, image_width_, 0);
-  if (num_anchors_field_ < 4 || num_anchors_field_ % 4 != 0) {
-    throw std::invalid_argument(
-        "field 'num_anchors' counts the floats in 'anchors' and must be a multiple of 4, 4 an "
-        "anchor, got " +
-        std::to_string(num_anchors_field_));
-  }
+  require_anchor_floats(kNumAnchors, num_anchors_field_);
   if (anchors_.size() != static_cast<size_t>(num_anchors_field_)) {
     throw std::invalid_argument("field 'anchors' must be as long as 'num_anchors' says, " +
                                 std::to_string(num_anchors_field_) + ", got " + std::to_string(anchors_.size()));
@@ -65,7 +61,7 @@ DecodePlugin::DecodePlugin(const PluginFields& fields)
 }
 
 DecodePlugin::DecodePlugin(const DecodePlugin& other)
-    : PostProcessPlugin(other),
+    : RetinaNetPlugin(other),
       topk_candidates_(other.topk_candidates_),
       score_thresh_(other.score_thresh_),
       stride_(other.stride_),
@@ -99,55 +95,32 @@ void DecodePlugin::prepare() {
 }
 
 void DecodePlugin::check_shapes(const std::vector<Dims>& inputs) const {
-  const Dims& scores = inputs[0];
-  const Dims& deltas = inputs[1];
-  if (scores.nbDims != 4 || deltas.nbDims != 4) {
-    throw std::invalid_argument("inputs must be [N, A * C, H, W] and [N, A * 4, H, W], got " + describe(scores) +
-                                " and " + describe(deltas));
-  }
-  if (scores.d[1] == 0 || (scores.d[1] > 0 && scores.d[1] % num_anchors() != 0)) {
-    throw std::invalid_argument("input 0 (scores) must have num_classes channels an anchor, a multiple of " +
-                                std::to_string(num_anchors()) + ", got " + describe(scores));
-  }
-  if (differ(deltas.d[1], 4 * num_anchors())) {
-    throw std::invalid_argument("input 1 (deltas) must have 4 channels an anchor, " +
-                                std::to_string(4 * num_anchors()) + ", got " + describe(deltas));
-  }
-  for (const int32_t axis : {0, 2, 3}) {
-    if (differ(scores.d[axis], deltas.d[axis])) {
-      throw std::invalid_argument("both inputs must have the same N, H and W, got " + describe(scores) + " and " +
-                                  describe(deltas));
-    }
-  }
-  if (scores.d[1] > 0 && scores.d[2] > 0 && scores.d[3] > 0 &&
-      scores.d[1] > kMaxScoresPerImage / scores.d[2] / scores.d[3]) {
-    throw std::invalid_argument("input 0 (scores) must have at most " + std::to_string(kMaxScoresPerImage) +
-                                " elements an image, got " + describe(scores));
-  }
+  check_head_shapes(inputs, 0, 1, num_anchors());
 }
 
-DecodeShape DecodePlugin::shape(const Dims& scores) const {
-  return {scores.d[0], num_anchors(), scores.d[1] / num_anchors(), scores.d[2], scores.d[3]};
+Heads DecodePlugin::heads(const Dims& scores) const {
+  Heads heads{};
+  heads.batch = scores.d[0];
+  heads.num_levels = 1;
+  heads.levels[0] = head_level(scores, num_anchors(), stride_, image_height_, image_width_);
+  return heads;
 }
 
 size_t DecodePlugin::workspace_bytes(const std::vector<Dims>& inputs) const {
-  return decode_workspace_bytes(shape(inputs[0]), topk_candidates_);
+  return decode_workspace_bytes(heads(inputs[0]), topk_candidates_);
 }
 
 cudaError_t DecodePlugin::launch(const Call& call) const {
-  const DecodeShape level = shape(call.input_descs[0].dims);
-  DecodeOptions options{};
-  options.topk_candidates = topk_candidates_;
-  options.score_thresh = score_thresh_;
-  options.stride = stride_;
-  options.convention = convention_;
-  options.image_height = static_cast<float>(image_height_ > 0 ? image_height_ : level.height * stride_);
-  options.image_width = static_cast<float>(image_width_ > 0 ? image_width_ : level.width * stride_);
   if (device_anchors_.data() == nullptr) {
     throw std::logic_error("enqueue must come after attachToContext or onShapeChange");
   }
-  return launch_decode(level, options, call.type, call.inputs[0], call.inputs[1], device_anchors_.data(), call.scores,
-                       call.boxes, call.classes, call.workspace, call.stream);
+  Heads inputs = heads(call.input_descs[0].dims);
+  inputs.type = call.type;
+  inputs.levels[0].scores = call.inputs[0];
+  inputs.levels[0].deltas = call.inputs[1];
+  inputs.levels[0].anchors = device_anchors_.data();
+  const CandidateOptions options = {topk_candidates_, score_thresh_, convention_, ScoreActivation::kNone};
+  return launch_decode(inputs, options, call.scores, call.boxes, call.classes, call.workspace, call.stream);
 }
 
 std::vector<PluginField> DecodePlugin::serialized_fields() const {

@@ -7,14 +7,14 @@
 #include "common/device_floats.h"
 #include "common/plugin_fields.h"
 #include "retinanet/decode_kernels.h"
-#include "retinanet/postprocess_plugin.h"
+#include "retinanet/retinanet_plugin.h"
 
 namespace torch_trt_ext::plugins {
 
 /// `RetinaNetDecode`: one level's heads to its best candidates. docs/plugins.md says what fields and tensors mean.
 ///
 /// The anchors are copied to the device once for each execution context, when it is created, and freed with it.
-class DecodePlugin final : public PostProcessPlugin {
+class DecodePlugin final : public RetinaNetPlugin {
  public:
   static constexpr const char* kName = "RetinaNetDecode";
   static const std::vector<FieldSpec>& field_specs();
@@ -36,7 +36,8 @@ class DecodePlugin final : public PostProcessPlugin {
   std::vector<nvinfer1::PluginField> serialized_fields() const override;
 
  private:
-  DecodeShape shape(const nvinfer1::Dims& scores) const;
+  /// Without the tensors' addresses.
+  Heads heads(const nvinfer1::Dims& scores) const;
   int64_t num_anchors() const { return static_cast<int64_t>(anchors_.size()) / 4; }
 
   int32_t topk_candidates_;

@@ -31,7 +31,7 @@ const std::vector<FieldSpec>& NmsPlugin::field_specs() {
 }
 
 NmsPlugin::NmsPlugin(const PluginFields& fields)
-    : PostProcessPlugin(kName, 3),
+    : RetinaNetPlugin(kName, 3, false),
       nms_thresh_(fields.read_float(kNmsThresh)),
       max_detections_(fields.read_int32(kMaxDetections)),
       convention_name_(fields.read_string(kBoxConvention, box_convention_name(BoxConvention::kRetinanetExamples))),
@@ -77,7 +77,7 @@ size_t NmsPlugin::workspace_bytes(const std::vector<Dims>& inputs) const {
 cudaError_t NmsPlugin::launch(const Call& call) const {
   const NmsOptions options = {nms_thresh_, max_detections_, convention_};
   return launch_nms(nms_shape(call.input_descs[0].dims), options, call.type, call.inputs[0], call.inputs[1],
-                    call.inputs[2], call.scores, call.boxes, call.classes, call.workspace, call.stream);
+                    call.inputs[2], {call.scores, call.boxes, call.classes, nullptr}, call.workspace, call.stream);
 }
 
 std::vector<PluginField> NmsPlugin::serialized_fields() const {

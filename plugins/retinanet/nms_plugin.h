@@ -5,12 +5,12 @@
 
 #include "common/plugin_fields.h"
 #include "retinanet/nms_kernels.h"
-#include "retinanet/postprocess_plugin.h"
+#include "retinanet/retinanet_plugin.h"
 
 namespace torch_trt_ext::plugins {
 
 /// `RetinaNetNMS`: the candidates of all levels to detections. docs/plugins.md says what fields and tensors mean.
-class NmsPlugin final : public PostProcessPlugin {
+class NmsPlugin final : public RetinaNetPlugin {
  public:
   static constexpr const char* kName = "RetinaNetNMS";
   static const std::vector<FieldSpec>& field_specs();

@@ -1,179 +1,194 @@
 #include "retinanet/postprocess_plugin.h"
 
+#include <memory>
 #include <stdexcept>
 
 #include "common/logging.h"
+#include "retinanet/head_shapes.h"
 
 namespace torch_trt_ext::plugins {
 namespace {
 
-using nvinfer1::DataType;
 using nvinfer1::Dims;
-using nvinfer1::DimsExprs;
-using nvinfer1::DynamicPluginTensorDesc;
-using nvinfer1::PluginTensorDesc;
+using nvinfer1::PluginField;
+using nvinfer1::PluginFieldType;
 
-Dims to_dims(const DimsExprs& expressions) {
-  Dims dims{};
-  dims.nbDims = expressions.nbDims;
-  for (int32_t axis = 0; axis < dims.nbDims; ++axis) {
-    dims.d[axis] = expressions.d[axis]->isConstant() ? expressions.d[axis]->getConstantValue() : -1;
-  }
-  return dims;
-}
-
-template <class Tensor, class GetDims>
-std::vector<Dims> collect_dims(const Tensor* tensors, int32_t count, GetDims get_dims) {
-  std::vector<Dims> all;
-  for (int32_t index = 0; index < count; ++index) {
-    all.push_back(get_dims(tensors[index]));
-  }
-  return all;
-}
-
-/// The largest shape that the profile allows, or the shape itself when there is no profile.
-Dims largest_dims(const DynamicPluginTensorDesc& tensor) {
-  for (int32_t axis = 0; axis < tensor.max.nbDims; ++axis) {
-    if (tensor.max.d[axis] < 0) {
-      return tensor.desc.dims;
-    }
-  }
-  return tensor.max.nbDims == tensor.desc.dims.nbDims ? tensor.max : tensor.desc.dims;
-}
-
-void check_count(const char* what, int32_t actual, int32_t required) {
-  if (actual != required) {
-    throw std::invalid_argument(std::string("number of ") + what + " must be " + std::to_string(required) + ", got " +
-                                std::to_string(actual));
-  }
-}
+constexpr const char* kTopkCandidates = "topk_candidates";
+constexpr const char* kScoreThresh = "score_thresh";
+constexpr const char* kNmsThresh = "nms_thresh";
+constexpr const char* kMaxDetections = "max_detections_per_image";
+constexpr const char* kStrides = "strides";
+constexpr const char* kNumAnchors = "num_anchors";
+constexpr const char* kAnchors = "anchors";
+constexpr const char* kBoxConvention = "box_convention";
+constexpr const char* kImageHeight = "image_height";
+constexpr const char* kImageWidth = "image_width";
+constexpr const char* kScoreActivation = "score_activation";
 
 }  // namespace
 
-nvinfer1::IPluginCapability* PostProcessPlugin::getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept {
-  switch (type) {
-    case nvinfer1::PluginCapabilityType::kCORE:
-      return static_cast<nvinfer1::IPluginV3OneCore*>(this);
-    case nvinfer1::PluginCapabilityType::kBUILD:
-      return static_cast<nvinfer1::IPluginV3OneBuild*>(this);
-    case nvinfer1::PluginCapabilityType::kRUNTIME:
-      return static_cast<nvinfer1::IPluginV3OneRuntime*>(this);
-  }
-  return nullptr;
+const std::vector<FieldSpec>& PostProcessPlugin::field_specs() {
+  static const std::vector<FieldSpec> specs = {
+      {kTopkCandidates, PluginFieldType::kINT32, 1},
+      {kScoreThresh, PluginFieldType::kFLOAT32, 1},
+      {kNmsThresh, PluginFieldType::kFLOAT32, 1},
+      {kMaxDetections, PluginFieldType::kINT32, 1},
+      {kStrides, PluginFieldType::kINT32, kAnyLength},
+      {kNumAnchors, PluginFieldType::kINT32, kAnyLength},
+      {kAnchors, PluginFieldType::kFLOAT32, kAnyLength},
+      {kBoxConvention, PluginFieldType::kCHAR, kAnyLength},
+      {kImageHeight, PluginFieldType::kINT32, 1},
+      {kImageWidth, PluginFieldType::kINT32, 1},
+      {kScoreActivation, PluginFieldType::kCHAR, kAnyLength},
+  };
+  return specs;
 }
 
-int32_t PostProcessPlugin::getOutputDataTypes(DataType* output_types, int32_t num_outputs, const DataType* input_types,
-                                              int32_t num_inputs) const noexcept {
-  return run_guarded(name_, [&] {
-    check_count("inputs", num_inputs, num_inputs_);
-    check_count("outputs", num_outputs, kNumOutputs);
-    for (int32_t index = 0; index < num_inputs; ++index) {
-      if ((input_types[index] != DataType::kFLOAT && input_types[index] != DataType::kHALF) ||
-          input_types[index] != input_types[0]) {
-        throw std::invalid_argument("inputs must all be float32 or all be float16");
-      }
+PostProcessPlugin::PostProcessPlugin(const PluginFields& fields)
+    : RetinaNetPlugin(kName, 2 * static_cast<int32_t>(fields.read_int32s(kStrides).size()), true),
+      topk_candidates_(fields.read_int32(kTopkCandidates)),
+      score_thresh_(fields.read_float(kScoreThresh)),
+      nms_thresh_(fields.read_float(kNmsThresh)),
+      max_detections_(fields.read_int32(kMaxDetections)),
+      strides_(fields.read_int32s(kStrides)),
+      num_anchors_field_(fields.read_int32s(kNumAnchors)),
+      anchors_(fields.read_floats(kAnchors)),
+      convention_name_(fields.read_string(kBoxConvention, box_convention_name(BoxConvention::kRetinanetExamples))),
+      convention_(parse_box_convention(convention_name_)),
+      image_height_(fields.read_int32(kImageHeight, 0)),
+      image_width_(fields.read_int32(kImageWidth, 0)),
+      activation_name_(fields.read_string(kScoreActivation, "none")),
+      activation_(parse_score_activation(activation_name_)) {
+  if (strides_.empty() || strides_.size() > static_cast<size_t>(kMaxLevels)) {
+    throw std::invalid_argument("field 'strides' must have one value a level, from 1 to " + std::to_string(kMaxLevels) +
+                                ", got " + std::to_string(strides_.size()));
+  }
+  require_at_least(kTopkCandidates, topk_candidates_, 1);
+  if (topk_candidates_ > kMaxCandidatesPerImage / static_cast<int64_t>(num_levels())) {
+    throw std::invalid_argument("field 'topk_candidates' must be at most " + std::to_string(kMaxCandidatesPerImage) +
+                                " over all levels together, got " + std::to_string(topk_candidates_) + " for each of " +
+                                std::to_string(num_levels()));
+  }
+  require_fraction(kScoreThresh, score_thresh_);
+  require_fraction(kNmsThresh, nms_thresh_);
+  require_at_least(kMaxDetections, max_detections_, 1);
+  require_at_least(kImageHeight, image_height_, 0);
+  require_at_least(kImageWidth, image_width_, 0);
+  if (num_anchors_field_.size() != num_levels()) {
+    throw std::invalid_argument("field 'num_anchors' must be as long as 'strides', " + std::to_string(num_levels()) +
+                                ", got " + std::to_string(num_anchors_field_.size()));
+  }
+  size_t anchor_floats = 0;
+  for (size_t level = 0; level < num_levels(); ++level) {
+    require_at_least(kStrides, strides_[level], 1);
+    require_anchor_floats(kNumAnchors, num_anchors_field_[level]);
+    anchor_floats += static_cast<size_t>(num_anchors_field_[level]);
+  }
+  if (anchors_.size() != anchor_floats) {
+    throw std::invalid_argument("field 'anchors' must be as long as 'num_anchors' says, " +
+                                std::to_string(anchor_floats) + ", got " + std::to_string(anchors_.size()));
+  }
+}
+
+PostProcessPlugin::PostProcessPlugin(const PostProcessPlugin& other)
+    : RetinaNetPlugin(other),
+      topk_candidates_(other.topk_candidates_),
+      score_thresh_(other.score_thresh_),
+      nms_thresh_(other.nms_thresh_),
+      max_detections_(other.max_detections_),
+      strides_(other.strides_),
+      num_anchors_field_(other.num_anchors_field_),
+      anchors_(other.anchors_),
+      convention_name_(other.convention_name_),
+      convention_(other.convention_),
+      image_height_(other.image_height_),
+      image_width_(other.image_width_),
+      activation_name_(other.activation_name_),
+      activation_(other.activation_) {}
+
+nvinfer1::IPluginV3* PostProcessPlugin::clone() noexcept {
+  nvinfer1::IPluginV3* copy = nullptr;
+  run_guarded(kName, [&] { copy = new PostProcessPlugin(*this); });
+  return copy;
+}
+
+nvinfer1::IPluginV3* PostProcessPlugin::attachToContext(nvinfer1::IPluginResourceContext* /*context*/) noexcept {
+  std::unique_ptr<PostProcessPlugin> copy;
+  const int32_t failed = run_guarded(kName, [&] {
+    copy = std::make_unique<PostProcessPlugin>(*this);
+    copy->prepare();
+  });
+  return failed != 0 ? nullptr : copy.release();
+}
+
+void PostProcessPlugin::prepare() {
+  // Done in attachToContext; the builder may run a plugin that it never attached.
+  if (device_anchors_.data() == nullptr) {
+    device_anchors_.upload(anchors_);
+  }
+}
+
+void PostProcessPlugin::check_shapes(const std::vector<Dims>& inputs) const {
+  for (size_t level = 0; level < num_levels(); ++level) {
+    check_head_shapes(inputs, level, num_levels() + level, num_anchors(level));
+    if (differ(inputs[level].d[0], inputs[0].d[0])) {
+      throw std::invalid_argument("all inputs must have the same N, got " + describe(inputs[0]) + " and " +
+                                  describe(inputs[level]));
     }
-    for (int32_t index = 0; index < num_outputs; ++index) {
-      output_types[index] = DataType::kFLOAT;
-    }
-  });
-}
-
-int32_t PostProcessPlugin::getOutputShapes(const DimsExprs* inputs, int32_t num_inputs,
-                                           const DimsExprs* /*shape_inputs*/, int32_t /*num_shape_inputs*/,
-                                           DimsExprs* outputs, int32_t num_outputs,
-                                           nvinfer1::IExprBuilder& builder) noexcept {
-  return run_guarded(name_, [&] {
-    check_count("inputs", num_inputs, num_inputs_);
-    check_count("outputs", num_outputs, kNumOutputs);
-    check_shapes(collect_dims(inputs, num_inputs, to_dims));
-    for (int32_t index = 0; index < num_outputs; ++index) {
-      const int64_t numbers_per_result = index == 1 ? 4 : 1;
-      outputs[index].nbDims = 4;
-      outputs[index].d[0] = inputs[0].d[0];
-      outputs[index].d[1] = builder.constant(numbers_per_result * num_results());
-      outputs[index].d[2] = builder.constant(1);
-      outputs[index].d[3] = builder.constant(1);
-    }
-  });
-}
-
-bool PostProcessPlugin::supportsFormatCombination(int32_t position, const DynamicPluginTensorDesc* tensors,
-                                                  int32_t num_inputs, int32_t num_outputs) noexcept {
-  if (num_inputs != num_inputs_ || num_outputs != kNumOutputs) {
-    return false;
   }
-  const PluginTensorDesc& tensor = tensors[position].desc;
-  if (tensor.format != nvinfer1::TensorFormat::kLINEAR) {
-    return false;
+}
+
+HeadLevel PostProcessPlugin::level_of(size_t level, const Dims& scores) const {
+  return head_level(scores, num_anchors(level), strides_[level], image_height_, image_width_);
+}
+
+size_t PostProcessPlugin::workspace_bytes(const std::vector<Dims>& inputs) const {
+  Heads heads{};
+  heads.batch = inputs[0].d[0];
+  heads.num_levels = static_cast<int32_t>(num_levels());
+  for (size_t level = 0; level < num_levels(); ++level) {
+    heads.levels[level] = level_of(level, inputs[level]);
   }
-  if (position == 0) {
-    return tensor.type == DataType::kFLOAT || tensor.type == DataType::kHALF;
+  return postprocess_workspace_bytes(heads, topk_candidates_);
+}
+
+cudaError_t PostProcessPlugin::launch(const Call& call) const {
+  const float* anchors = device_anchors_.data();
+  if (anchors == nullptr) {
+    throw std::logic_error("enqueue must come after attachToContext or onShapeChange");
   }
-  return tensor.type == (position < num_inputs ? tensors[0].desc.type : DataType::kFLOAT);
-}
-
-int32_t PostProcessPlugin::configurePlugin(const DynamicPluginTensorDesc* inputs, int32_t num_inputs,
-                                           const DynamicPluginTensorDesc* /*outputs*/,
-                                           int32_t /*num_outputs*/) noexcept {
-  return run_guarded(name_, [&] {
-    check_count("inputs", num_inputs, num_inputs_);
-    check_shapes(collect_dims(inputs, num_inputs, largest_dims));
-  });
-}
-
-size_t PostProcessPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* inputs, int32_t num_inputs,
-                                           const DynamicPluginTensorDesc* /*outputs*/,
-                                           int32_t /*num_outputs*/) const noexcept {
-  size_t size_bytes = 0;
-  run_guarded(name_, [&] {
-    const std::vector<Dims> dims = collect_dims(inputs, num_inputs, largest_dims);
-    check_shapes(dims);
-    size_bytes = workspace_bytes(dims);
-  });
-  return size_bytes;
-}
-
-int32_t PostProcessPlugin::onShapeChange(const PluginTensorDesc* inputs, int32_t num_inputs,
-                                         const PluginTensorDesc* /*outputs*/, int32_t /*num_outputs*/) noexcept {
-  return run_guarded(name_, [&] {
-    check_count("inputs", num_inputs, num_inputs_);
-    check_shapes(collect_dims(inputs, num_inputs, [](const PluginTensorDesc& tensor) { return tensor.dims; }));
-    prepare();
-  });
-}
-
-int32_t PostProcessPlugin::enqueue(const PluginTensorDesc* input_descs, const PluginTensorDesc* /*output_descs*/,
-                                   const void* const* inputs, void* const* outputs, void* workspace,
-                                   cudaStream_t stream) noexcept {
-  return run_guarded(name_, [&] {
-    Call call{};
-    call.type = input_descs[0].type == DataType::kHALF ? ElementType::kFloat16 : ElementType::kFloat32;
-    call.input_descs = input_descs;
-    call.inputs = inputs;
-    call.scores = static_cast<float*>(outputs[0]);
-    call.boxes = static_cast<float*>(outputs[1]);
-    call.classes = static_cast<float*>(outputs[2]);
-    call.workspace = workspace;
-    call.stream = stream;
-    check_cuda(launch(call), "a launch");
-  });
-}
-
-const nvinfer1::PluginFieldCollection* PostProcessPlugin::getFieldsToSerialize() noexcept {
-  const int32_t failed = run_guarded(name_, [&] {
-    fields_ = serialized_fields();
-    field_collection_ = {static_cast<int32_t>(fields_.size()), fields_.data()};
-  });
-  return failed != 0 ? nullptr : &field_collection_;
-}
-
-std::string describe(const Dims& dims) {
-  std::string text = "[";
-  for (int32_t axis = 0; axis < dims.nbDims; ++axis) {
-    text += (axis == 0 ? "" : ", ") + std::to_string(dims.d[axis]);
+  Heads heads{};
+  heads.type = call.type;
+  heads.batch = call.input_descs[0].dims.d[0];
+  heads.num_levels = static_cast<int32_t>(num_levels());
+  for (size_t level = 0; level < num_levels(); ++level) {
+    heads.levels[level] = level_of(level, call.input_descs[level].dims);
+    heads.levels[level].scores = call.inputs[level];
+    heads.levels[level].deltas = call.inputs[num_levels() + level];
+    heads.levels[level].anchors = anchors;
+    anchors += num_anchors_field_[level];
   }
-  return text + "]";
+  const CandidateOptions candidate_options = {topk_candidates_, score_thresh_, convention_, activation_};
+  const NmsOptions nms_options = {nms_thresh_, max_detections_, convention_};
+  return launch_postprocess(heads, candidate_options, nms_options, {call.scores, call.boxes, call.classes, call.counts},
+                            call.workspace, call.stream);
+}
+
+std::vector<PluginField> PostProcessPlugin::serialized_fields() const {
+  const auto length = [](const auto& values) { return static_cast<int32_t>(values.size()); };
+  return {
+      {kTopkCandidates, &topk_candidates_, PluginFieldType::kINT32, 1},
+      {kScoreThresh, &score_thresh_, PluginFieldType::kFLOAT32, 1},
+      {kNmsThresh, &nms_thresh_, PluginFieldType::kFLOAT32, 1},
+      {kMaxDetections, &max_detections_, PluginFieldType::kINT32, 1},
+      {kStrides, strides_.data(), PluginFieldType::kINT32, length(strides_)},
+      {kNumAnchors, num_anchors_field_.data(), PluginFieldType::kINT32, length(num_anchors_field_)},
+      {kAnchors, anchors_.data(), PluginFieldType::kFLOAT32, length(anchors_)},
+      {kBoxConvention, convention_name_.data(), PluginFieldType::kCHAR, length(convention_name_)},
+      {kImageHeight, &image_height_, PluginFieldType::kINT32, 1},
+      {kImageWidth, &image_width_, PluginFieldType::kINT32, 1},
+      {kScoreActivation, activation_name_.data(), PluginFieldType::kCHAR, length(activation_name_)},
+  };
 }
 
 }  // namespace torch_trt_ext::plugins

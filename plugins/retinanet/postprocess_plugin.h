@@ -1,103 +1,60 @@
 #pragma once
 
-#include <NvInferRuntime.h>
-
-#include <cstdint>
 #include <string>
 #include <vector>
 
-#include "retinanet/element_type.h"
+#include "common/device_floats.h"
+#include "common/plugin_fields.h"
+#include "retinanet/postprocess_kernels.h"
+#include "retinanet/retinanet_plugin.h"
 
 namespace torch_trt_ext::plugins {
 
-/// What the plugins of RetinaNet's post-processing have in common.
+/// `RetinaNetPostProcess`: the heads of all levels to detections. docs/plugins.md says what fields and tensors mean.
 ///
-/// They read tensors of one floating point type, float32 or float16, and write three float32 tensors: scores
-/// [N, n, 1, 1], boxes [N, 4 * n, 1, 1] and classes [N, n, 1, 1], all linear.
-class PostProcessPlugin : public nvinfer1::IPluginV3,
-                          public nvinfer1::IPluginV3OneCore,
-                          public nvinfer1::IPluginV3OneBuild,
-                          public nvinfer1::IPluginV3OneRuntime {
+/// The anchors are copied to the device once for each execution context, when it is created, and freed with it.
+class PostProcessPlugin final : public RetinaNetPlugin {
  public:
-  static constexpr const char* kVersion = "1";
+  static constexpr const char* kName = "RetinaNetPostProcess";
+  static const std::vector<FieldSpec>& field_specs();
 
-  PostProcessPlugin& operator=(const PostProcessPlugin&) = delete;
+  /// Throws std::invalid_argument for a field that is missing or out of its range.
+  explicit PostProcessPlugin(const PluginFields& fields);
+  /// Shares no device memory with `other`.
+  PostProcessPlugin(const PostProcessPlugin& other);
 
-  nvinfer1::IPluginCapability* getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept final;
-
-  const char* getPluginName() const noexcept final { return name_; }
-  const char* getPluginVersion() const noexcept final { return kVersion; }
-  const char* getPluginNamespace() const noexcept final { return ""; }
-
-  int32_t getNbOutputs() const noexcept final { return kNumOutputs; }
-  int32_t getOutputDataTypes(nvinfer1::DataType* output_types, int32_t num_outputs,
-                             const nvinfer1::DataType* input_types, int32_t num_inputs) const noexcept final;
-  int32_t getOutputShapes(const nvinfer1::DimsExprs* inputs, int32_t num_inputs,
-                          const nvinfer1::DimsExprs* shape_inputs, int32_t num_shape_inputs,
-                          nvinfer1::DimsExprs* outputs, int32_t num_outputs,
-                          nvinfer1::IExprBuilder& builder) noexcept final;
-  bool supportsFormatCombination(int32_t position, const nvinfer1::DynamicPluginTensorDesc* tensors, int32_t num_inputs,
-                                 int32_t num_outputs) noexcept final;
-  int32_t configurePlugin(const nvinfer1::DynamicPluginTensorDesc* inputs, int32_t num_inputs,
-                          const nvinfer1::DynamicPluginTensorDesc* outputs, int32_t num_outputs) noexcept final;
-  size_t getWorkspaceSize(const nvinfer1::DynamicPluginTensorDesc* inputs, int32_t num_inputs,
-                          const nvinfer1::DynamicPluginTensorDesc* outputs, int32_t num_outputs) const noexcept final;
-
-  int32_t onShapeChange(const nvinfer1::PluginTensorDesc* inputs, int32_t num_inputs,
-                        const nvinfer1::PluginTensorDesc* outputs, int32_t num_outputs) noexcept final;
-  int32_t enqueue(const nvinfer1::PluginTensorDesc* input_descs, const nvinfer1::PluginTensorDesc* output_descs,
-                  const void* const* inputs, void* const* outputs, void* workspace, cudaStream_t stream) noexcept final;
-  const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept final;
+  nvinfer1::IPluginV3* clone() noexcept override;
+  nvinfer1::IPluginV3* attachToContext(nvinfer1::IPluginResourceContext* context) noexcept override;
 
  protected:
-  static constexpr int32_t kNumOutputs = 3;
-
-  PostProcessPlugin(const char* name, int32_t num_inputs) : name_(name), num_inputs_(num_inputs) {}
-  PostProcessPlugin(const PostProcessPlugin& other)
-      : IPluginV3(other),
-        IPluginV3OneCore(other),
-        IPluginV3OneBuild(other),
-        IPluginV3OneRuntime(other),
-        name_(other.name_),
-        num_inputs_(other.num_inputs_) {}
-
-  /// Device pointers of one call.
-  struct Call {
-    ElementType type;
-    const nvinfer1::PluginTensorDesc* input_descs;
-    const void* const* inputs;
-    float* scores;
-    float* boxes;
-    float* classes;
-    void* workspace;
-    cudaStream_t stream;
-  };
-
-  /// Entries an image in the outputs, n.
-  virtual int64_t num_results() const = 0;
-  /// Throws std::invalid_argument when shapes do not fit. -1 stands for an extent that is not known yet.
-  virtual void check_shapes(const std::vector<nvinfer1::Dims>& inputs) const = 0;
-  /// `inputs` are known, and passed check_shapes.
-  virtual size_t workspace_bytes(const std::vector<nvinfer1::Dims>& inputs) const = 0;
-  /// Called before the first launch in an execution context. Throws on failure.
-  virtual void prepare() {}
-  virtual cudaError_t launch(const Call& call) const = 0;
-  /// Entries point into the plugin.
-  virtual std::vector<nvinfer1::PluginField> serialized_fields() const = 0;
+  int64_t num_results() const override { return max_detections_; }
+  void check_shapes(const std::vector<nvinfer1::Dims>& inputs) const override;
+  size_t workspace_bytes(const std::vector<nvinfer1::Dims>& inputs) const override;
+  void prepare() override;
+  cudaError_t launch(const Call& call) const override;
+  std::vector<nvinfer1::PluginField> serialized_fields() const override;
 
  private:
-  const char* name_;
-  int32_t num_inputs_;
-  std::vector<nvinfer1::PluginField> fields_;
-  nvinfer1::PluginFieldCollection field_collection_;
+  size_t num_levels() const { return strides_.size(); }
+  int64_t num_anchors(size_t level) const { return num_anchors_field_[level] / 4; }
+  /// The level of the scores that have the shape, without tensors.
+  HeadLevel level_of(size_t level, const nvinfer1::Dims& scores) const;
+
+  int32_t topk_candidates_;
+  float score_thresh_;
+  float nms_thresh_;
+  int32_t max_detections_;
+  std::vector<int32_t> strides_;
+  /// The field of this name: the number of floats in `anchors_` of each level.
+  std::vector<int32_t> num_anchors_field_;
+  std::vector<float> anchors_;
+  std::string convention_name_;
+  BoxConvention convention_;
+  int32_t image_height_;
+  int32_t image_width_;
+  std::string activation_name_;
+  ScoreActivation activation_;
+  DeviceFloats device_anchors_;
 };
-
-/// "[2, 3, -1]", for messages.
-std::string describe(const nvinfer1::Dims& dims);
-
-/// True when both are known and differ.
-inline bool differ(int64_t extent, int64_t other) {
-  return extent >= 0 && other >= 0 && extent != other;
-}
 
 }  // namespace torch_trt_ext::plugins

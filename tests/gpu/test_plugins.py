@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,11 +14,14 @@ from torch import Tensor
 
 from tests.fresh_process import output_of_fresh
 from tests.gpu.plugin_networks import (
+    SCORE_KINDS,
     DecodeCase,
     NmsCase,
+    changed,
     decode_engine,
     decode_plan,
     make_plugin,
+    make_scores,
     nms_engine,
     nms_plan,
 )
@@ -50,26 +52,6 @@ NMS_CASES = (
     NmsCase(dtype="float16"),
     NmsCase(nms_thresh=1.0, max_detections_per_image=1500),
 )
-
-SCORE_KINDS = ("random", "ties", "equal", "none", "not finite", "tiny")
-
-
-def make_scores(shape: tuple[int, ...], kind: str) -> Tensor:
-    scores = torch.rand(shape)
-    if kind == "ties":
-        return (scores * 4).round() / 4
-    if kind == "equal":
-        return torch.full(shape, 0.75)
-    if kind == "none":
-        return torch.zeros(shape)
-    if kind == "tiny":
-        return scores * 1e-40
-    if kind == "not finite":
-        choice = torch.rand(shape)
-        scores[choice < 0.1] = math.nan
-        scores[(choice > 0.1) & (choice < 0.2)] = math.inf
-        scores[(choice > 0.2) & (choice < 0.3)] = -math.inf
-    return scores
 
 
 def make_heads(case: DecodeCase, batch: int, height: int, width: int, kind: str = "random") -> list[Tensor]:
@@ -131,7 +113,7 @@ def check_nms(case: NmsCase, inputs: list[Tensor]) -> None:
 def test_decode_matches_reference_on_random_cases(case: DecodeCase) -> None:
     torch.manual_seed(0)
     choose = random.Random(0)
-    for _ in range(25):
+    for _ in range(130):
         batch, height, width = choose.choice([1, 2, 3]), choose.choice([1, 5, 13]), choose.choice([1, 2, 7, 19])
         check_decode(case, make_heads(case, batch, height, width, choose.choice(SCORE_KINDS)))
 
@@ -153,7 +135,7 @@ def test_decode_of_every_batch_size(batch: int) -> None:
 def test_nms_matches_reference_on_random_cases(case: NmsCase) -> None:
     torch.manual_seed(3)
     choose = random.Random(3)
-    for _ in range(25):
+    for _ in range(130):
         batch, count = choose.choice([1, 2, 3]), choose.choice([1, 2, 31, 255, 256, 257, 400])
         extent = choose.choice([5.0, 100.0, 1000.0])
         check_nms(case, make_candidates(case, batch, count, choose.choice(SCORE_KINDS), extent))
@@ -236,7 +218,7 @@ def whole_anchors() -> list[Tensor]:
 
 
 @functools.cache
-def whole_engine(dtype: torch.dtype, box_convention: str) -> tuple[RetinaNetPostProcessSpec, Any]:
+def whole_engine(dtype: torch.dtype, box_convention: str, fused: bool) -> tuple[RetinaNetPostProcessSpec, Any]:
     spec = retinanet_postprocess_spec(
         whole_heads(1, dtype),
         (1, 3, 72, 104),
@@ -249,7 +231,7 @@ def whole_engine(dtype: torch.dtype, box_convention: str) -> tuple[RetinaNetPost
         batch_range=(1, 4, 64),
         strides=STRIDES,
     )
-    plan = spec.to_plan(build_tensorrt_plan(spec), "tensorrt")
+    plan = spec.to_plan(build_tensorrt_plan(spec, fused=fused), "tensorrt")
     return spec, torch.classes.torch_trt_ext.TRTEngineExtension(plan.serialize(), plan.io_spec)
 
 
@@ -290,8 +272,9 @@ def whole_reference(
     ],
 )
 @pytest.mark.parametrize("batch", [1, 3, 20, 64])
-def test_built_postprocess_matches_reference(dtype: torch.dtype, box_convention: str, batch: int) -> None:
-    spec, engine = whole_engine(dtype, box_convention)
+@pytest.mark.parametrize("fused", [True, False])
+def test_built_postprocess_matches_reference(dtype: torch.dtype, box_convention: str, batch: int, fused: bool) -> None:
+    spec, engine = whole_engine(dtype, box_convention, fused)
     torch.manual_seed(8 + batch)
     cls_heads, box_heads = whole_heads(batch, dtype)
     scores, boxes, classes = engine.forward(cls_heads + box_heads)
@@ -299,11 +282,6 @@ def test_built_postprocess_matches_reference(dtype: torch.dtype, box_convention:
     torch.testing.assert_close(scores.cpu(), want_scores, rtol=0, atol=0)
     torch.testing.assert_close(classes.cpu(), want_classes, rtol=0, atol=0)
     torch.testing.assert_close(boxes.cpu(), want_boxes, rtol=BOX_RTOL, atol=BOX_ATOL)
-
-
-def changed(fields: list[PluginField], name: str, field: PluginField | None) -> list[PluginField]:
-    """``fields`` with the one called ``name`` replaced, or left out."""
-    return [new for old in fields if (new := field if old.name == name else old) is not None]
 
 
 @pytest.mark.parametrize(
@@ -363,7 +341,7 @@ LIST_PLUGINS = """
         return sorted(it.name for it in registry.all_creators if it.name.startswith("RetinaNet"))
     assert names() == [], names()
     {load}
-    assert names() == ["RetinaNetDecode", "RetinaNetNMS"], names()
+    assert names() == ["RetinaNetDecode", "RetinaNetNMS", "RetinaNetPostProcess"], names()
     assert registry.get_creator("RetinaNetDecode", "1", "") is not None
 """
 

@@ -45,9 +45,9 @@ class PluginField(NamedTuple):
     type: Literal["INT32", "FLOAT32", "CHAR"]
 
 
-def int_field(name: str, value: int) -> PluginField:
-    """A field of one int32."""
-    return PluginField(name, np.array([value], dtype=np.int32), "INT32")
+def int_field(name: str, *values: int) -> PluginField:
+    """A field of int32 numbers."""
+    return PluginField(name, np.array(values, dtype=np.int32), "INT32")
 
 
 def float_field(name: str, *values: float) -> PluginField:

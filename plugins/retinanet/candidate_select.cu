@@ -1,0 +1,139 @@
+#include <algorithm>
+
+#include "retinanet/candidate_work.h"
+#include "retinanet/candidate_write.cuh"
+#include "retinanet/dispatch.h"
+#include "retinanet/key_sort.cuh"
+
+namespace torch_trt_ext::plugins {
+namespace {
+
+constexpr uint32_t kRankThreads = 256;
+
+__device__ __forceinline__ const CandidateKey* pair_keys(const CandidateWork& work, const LevelWork& level,
+                                                         uint32_t pair) {
+  return level.keys + static_cast<int64_t>(pair / work.num_levels) * level.capacity;
+}
+
+/// A key that no more than kSortCapacity of the pair's keys, but at least K, are not below.
+__device__ CandidateKey find_cutoff(const CandidateWork& work, const CandidateKey* keys, uint32_t count,
+                                    SortMemory& memory) {
+  KeyRange range = whole_range(work.score_thresh);
+  while (true) {
+    for (uint32_t bin = threadIdx.x; bin < kKeyBins; bin += kSortThreads) {
+      memory.bins[bin] = 0;
+    }
+    __syncthreads();
+#pragma unroll 4
+    for (uint32_t index = threadIdx.x; index < count; index += kSortThreads) {
+      const CandidateKey key = keys[index];
+      if (key >= range.low && key <= range.high) {
+        atomicAdd(&memory.bins[key_bin(range, key)], 1U);
+      }
+    }
+    __syncthreads();
+    const BinChoice chosen =
+        choose_bin<kSortThreads>(memory.bins, memory.warp_sums, &memory.choice, work.topk - range.above);
+    range = narrow_range(range, chosen.bin, range.above + chosen.keys_above);
+    if (range.above + chosen.keys <= kSortCapacity) {
+      return range.low;
+    }
+  }
+}
+
+/// One block a pair, for K up to kSortCapacity: brings the keys from a cutoff up into shared memory and sorts them.
+template <class T>
+__global__ void __launch_bounds__(kSortThreads, 1)
+    select_kernel(const __grid_constant__ CandidateWork work, const __grid_constant__ CandidateOutputs outputs) {
+  __shared__ SortMemory memory;
+  const uint32_t pair = blockIdx.x;
+  const LevelWork& level = work.levels[pair % work.num_levels];
+  const uint32_t count = min(work.counts[pair], level.capacity);
+  const CandidateKey* keys = pair_keys(work, level, pair);
+  const CandidateKey cutoff = count > kSortCapacity ? find_cutoff(work, keys, count, memory) : CandidateKey{0};
+  if (threadIdx.x == 0) {
+    memory.count = 0;
+  }
+  __syncthreads();
+#pragma unroll 4
+  for (uint32_t index = threadIdx.x; index < count; index += kSortThreads) {
+    const CandidateKey key = keys[index];
+    if (key >= cutoff) {
+      memory.keys[atomicAdd(&memory.count, 1U)] = key;
+    }
+  }
+  __syncthreads();
+  sort_keys(memory, memory.count, [&](CandidateKey key, uint32_t place) {
+    if (place < work.topk) {
+      write_candidate<T>(work, level, pair, key, place, outputs);
+    }
+  });
+  pad_candidates(work, pair, static_cast<int64_t>(count) + threadIdx.x, kSortThreads, outputs);
+  if (threadIdx.x == 0 && outputs.run_counts != nullptr) {
+    outputs.run_counts[pair] = min(count, work.topk);
+  }
+}
+
+/// For larger K: one thread a key. Its place is the number of keys above it, since keys are unique.
+template <class T>
+__global__ void __launch_bounds__(kRankThreads)
+    rank_kernel(const __grid_constant__ CandidateWork work, uint32_t blocks_per_pair,
+                const __grid_constant__ CandidateOutputs outputs) {
+  __shared__ CandidateKey tile[kRankThreads];
+  const uint32_t pair = blockIdx.x / blocks_per_pair;
+  const uint32_t block_start = blockIdx.x % blocks_per_pair * kRankThreads;
+  const uint32_t mine = block_start + threadIdx.x;
+  const LevelWork& level = work.levels[pair % work.num_levels];
+  const uint32_t count = min(work.counts[pair], level.capacity);
+  const CandidateKey* keys = pair_keys(work, level, pair);
+  if (block_start < count) {
+    const CandidateKey key = mine < count ? keys[mine] : 0;
+    uint32_t place = 0;
+    for (uint32_t start = 0; start < count; start += kRankThreads) {
+      // Keys of 0 are above nobody, so a partly filled tile needs no bound.
+      tile[threadIdx.x] = start + threadIdx.x < count ? keys[start + threadIdx.x] : 0;
+      __syncthreads();
+#pragma unroll 8
+      for (uint32_t other = 0; other < kRankThreads; ++other) {
+        place += tile[other] > key ? 1 : 0;
+      }
+      __syncthreads();
+    }
+    if (mine < count && place < work.topk) {
+      write_candidate<T>(work, level, pair, key, place, outputs);
+    }
+  }
+  if (mine >= count) {
+    pad_candidates(work, pair, mine, blocks_per_pair * kRankThreads, outputs);
+  }
+  if (mine == 0 && outputs.run_counts != nullptr) {
+    outputs.run_counts[pair] = min(count, work.topk);
+  }
+}
+
+}  // namespace
+
+cudaError_t launch_select(const CandidateWork& work, ElementType type, const CandidateOutputs& outputs,
+                          cudaStream_t stream) {
+  if (work.topk <= kSortCapacity) {
+    return dispatch_element(type, [&](auto element) {
+      select_kernel<decltype(element)><<<work.num_pairs, kSortThreads, 0, stream>>>(work, outputs);
+      return cudaGetLastError();
+    });
+  }
+  uint32_t capacity = work.topk;
+  for (uint32_t level = 0; level < work.num_levels; ++level) {
+    capacity = std::max(capacity, work.levels[level].capacity);
+  }
+  const uint32_t blocks_per_pair = (capacity - 1) / kRankThreads + 1;
+  if (work.num_pairs > INT32_MAX / blocks_per_pair) {
+    return cudaErrorInvalidConfiguration;
+  }
+  return dispatch_element(type, [&](auto element) {
+    rank_kernel<decltype(element)>
+        <<<work.num_pairs * blocks_per_pair, kRankThreads, 0, stream>>>(work, blocks_per_pair, outputs);
+    return cudaGetLastError();
+  });
+}
+
+}  // namespace torch_trt_ext::plugins

@@ -1,0 +1,185 @@
+#include "retinanet/retinanet_plugin.h"
+
+#include <stdexcept>
+
+#include "common/logging.h"
+
+namespace torch_trt_ext::plugins {
+namespace {
+
+using nvinfer1::DataType;
+using nvinfer1::Dims;
+using nvinfer1::DimsExprs;
+using nvinfer1::DynamicPluginTensorDesc;
+using nvinfer1::PluginTensorDesc;
+
+Dims to_dims(const DimsExprs& expressions) {
+  Dims dims{};
+  dims.nbDims = expressions.nbDims;
+  for (int32_t axis = 0; axis < dims.nbDims; ++axis) {
+    dims.d[axis] = expressions.d[axis]->isConstant() ? expressions.d[axis]->getConstantValue() : -1;
+  }
+  return dims;
+}
+
+template <class Tensor, class GetDims>
+std::vector<Dims> collect_dims(const Tensor* tensors, int32_t count, GetDims get_dims) {
+  std::vector<Dims> all;
+  for (int32_t index = 0; index < count; ++index) {
+    all.push_back(get_dims(tensors[index]));
+  }
+  return all;
+}
+
+/// The largest shape that the profile allows, or the shape itself when there is no profile.
+Dims largest_dims(const DynamicPluginTensorDesc& tensor) {
+  for (int32_t axis = 0; axis < tensor.max.nbDims; ++axis) {
+    if (tensor.max.d[axis] < 0) {
+      return tensor.desc.dims;
+    }
+  }
+  return tensor.max.nbDims == tensor.desc.dims.nbDims ? tensor.max : tensor.desc.dims;
+}
+
+void check_count(const char* what, int32_t actual, int32_t required) {
+  if (actual != required) {
+    throw std::invalid_argument(std::string("number of ") + what + " must be " + std::to_string(required) + ", got " +
+                                std::to_string(actual));
+  }
+}
+
+}  // namespace
+
+nvinfer1::IPluginCapability* RetinaNetPlugin::getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept {
+  switch (type) {
+    case nvinfer1::PluginCapabilityType::kCORE:
+      return static_cast<nvinfer1::IPluginV3OneCore*>(this);
+    case nvinfer1::PluginCapabilityType::kBUILD:
+      return static_cast<nvinfer1::IPluginV3OneBuild*>(this);
+    case nvinfer1::PluginCapabilityType::kRUNTIME:
+      return static_cast<nvinfer1::IPluginV3OneRuntime*>(this);
+  }
+  return nullptr;
+}
+
+int32_t RetinaNetPlugin::getOutputDataTypes(DataType* output_types, int32_t num_outputs, const DataType* input_types,
+                                            int32_t num_inputs) const noexcept {
+  return run_guarded(name_, [&] {
+    check_count("inputs", num_inputs, num_inputs_);
+    check_count("outputs", num_outputs, num_outputs_);
+    for (int32_t index = 0; index < num_inputs; ++index) {
+      if ((input_types[index] != DataType::kFLOAT && input_types[index] != DataType::kHALF) ||
+          input_types[index] != input_types[0]) {
+        throw std::invalid_argument("inputs must all be float32 or all be float16");
+      }
+    }
+    for (int32_t index = 0; index < num_outputs; ++index) {
+      output_types[index] = index == kCounts ? DataType::kINT32 : DataType::kFLOAT;
+    }
+  });
+}
+
+int32_t RetinaNetPlugin::getOutputShapes(const DimsExprs* inputs, int32_t num_inputs, const DimsExprs* /*shape_inputs*/,
+                                         int32_t /*num_shape_inputs*/, DimsExprs* outputs, int32_t num_outputs,
+                                         nvinfer1::IExprBuilder& builder) noexcept {
+  return run_guarded(name_, [&] {
+    check_count("inputs", num_inputs, num_inputs_);
+    check_count("outputs", num_outputs, num_outputs_);
+    check_shapes(collect_dims(inputs, num_inputs, to_dims));
+    for (int32_t index = 0; index < num_outputs; ++index) {
+      outputs[index].d[0] = inputs[0].d[0];
+      if (index == kCounts) {
+        outputs[index].nbDims = 1;
+        continue;
+      }
+      const int64_t numbers_per_result = index == 1 ? 4 : 1;
+      outputs[index].nbDims = 4;
+      outputs[index].d[1] = builder.constant(numbers_per_result * num_results());
+      outputs[index].d[2] = builder.constant(1);
+      outputs[index].d[3] = builder.constant(1);
+    }
+  });
+}
+
+bool RetinaNetPlugin::supportsFormatCombination(int32_t position, const DynamicPluginTensorDesc* tensors,
+                                                int32_t num_inputs, int32_t num_outputs) noexcept {
+  if (num_inputs != num_inputs_ || num_outputs != num_outputs_) {
+    return false;
+  }
+  const PluginTensorDesc& tensor = tensors[position].desc;
+  if (tensor.format != nvinfer1::TensorFormat::kLINEAR) {
+    return false;
+  }
+  if (position == 0) {
+    return tensor.type == DataType::kFLOAT || tensor.type == DataType::kHALF;
+  }
+  if (position < num_inputs) {
+    return tensor.type == tensors[0].desc.type;
+  }
+  return tensor.type == (position - num_inputs == kCounts ? DataType::kINT32 : DataType::kFLOAT);
+}
+
+int32_t RetinaNetPlugin::configurePlugin(const DynamicPluginTensorDesc* inputs, int32_t num_inputs,
+                                         const DynamicPluginTensorDesc* /*outputs*/, int32_t /*num_outputs*/) noexcept {
+  return run_guarded(name_, [&] {
+    check_count("inputs", num_inputs, num_inputs_);
+    check_shapes(collect_dims(inputs, num_inputs, largest_dims));
+  });
+}
+
+size_t RetinaNetPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* inputs, int32_t num_inputs,
+                                         const DynamicPluginTensorDesc* /*outputs*/,
+                                         int32_t /*num_outputs*/) const noexcept {
+  size_t size_bytes = 0;
+  run_guarded(name_, [&] {
+    const std::vector<Dims> dims = collect_dims(inputs, num_inputs, largest_dims);
+    check_shapes(dims);
+    size_bytes = workspace_bytes(dims);
+  });
+  return size_bytes;
+}
+
+int32_t RetinaNetPlugin::onShapeChange(const PluginTensorDesc* inputs, int32_t num_inputs,
+                                       const PluginTensorDesc* /*outputs*/, int32_t /*num_outputs*/) noexcept {
+  return run_guarded(name_, [&] {
+    check_count("inputs", num_inputs, num_inputs_);
+    check_shapes(collect_dims(inputs, num_inputs, [](const PluginTensorDesc& tensor) { return tensor.dims; }));
+    prepare();
+  });
+}
+
+int32_t RetinaNetPlugin::enqueue(const PluginTensorDesc* input_descs, const PluginTensorDesc* /*output_descs*/,
+                                 const void* const* inputs, void* const* outputs, void* workspace,
+                                 cudaStream_t stream) noexcept {
+  return run_guarded(name_, [&] {
+    Call call{};
+    call.type = input_descs[0].type == DataType::kHALF ? ElementType::kFloat16 : ElementType::kFloat32;
+    call.input_descs = input_descs;
+    call.inputs = inputs;
+    call.scores = static_cast<float*>(outputs[0]);
+    call.boxes = static_cast<float*>(outputs[1]);
+    call.classes = static_cast<float*>(outputs[2]);
+    call.counts = num_outputs_ > kCounts ? static_cast<int32_t*>(outputs[kCounts]) : nullptr;
+    call.workspace = workspace;
+    call.stream = stream;
+    check_cuda(launch(call), "a launch");
+  });
+}
+
+const nvinfer1::PluginFieldCollection* RetinaNetPlugin::getFieldsToSerialize() noexcept {
+  const int32_t failed = run_guarded(name_, [&] {
+    fields_ = serialized_fields();
+    field_collection_ = {static_cast<int32_t>(fields_.size()), fields_.data()};
+  });
+  return failed != 0 ? nullptr : &field_collection_;
+}
+
+std::string describe(const Dims& dims) {
+  std::string text = "[";
+  for (int32_t axis = 0; axis < dims.nbDims; ++axis) {
+    text += (axis == 0 ? "" : ", ") + std::to_string(dims.d[axis]);
+  }
+  return text + "]";
+}
+
+}  // namespace torch_trt_ext::plugins
