@@ -204,6 +204,24 @@ def test_batches_between_the_samples_run_in_the_engine(tmp_path: Path) -> None:
     assert counters(optimized, report)["fallbacks"] - after["fallbacks"] == 2
 
 
+@pytest.mark.parametrize("choice", ["on", "off"])
+def test_cuda_graphs_are_used_as_the_config_says(choice: str, tmp_path: Path) -> None:
+    case = build_case("resnet18", "cuda", size=(64, 64))
+    config = make_config(tmp_path)
+    config.tensorrt.cuda_graphs = choice
+    optimized, _, report = torch_trt_ext.optimize(
+        case.model, "o1", device_type="gpu", config=config, test_data=[case.arguments]
+    )
+    assert [engine["cuda_graphs"] for engine in report["engines"]] == [choice == "on"]
+    before = counters(optimized, report)
+    expected = plain_answers(case, *case.arguments)
+    with torch.no_grad():
+        for _ in range(10):
+            check(expected, optimized(*case.arguments))
+    after = counters(optimized, report)
+    assert (after["graph_replays"] > before["graph_replays"]) == (choice == "on")
+
+
 def test_post_processing_engine_is_kept(detector: Optimized) -> None:
     assert post_processing_calls(detector.model) == 1
     assert detector.report["coverage"]["compute"] >= 0.98

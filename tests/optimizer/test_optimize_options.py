@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ from tests.optimizer.tiny_models import (
 from torch_trt_ext.builders.onnx_openvino import native_precision
 from torch_trt_ext.engine_plan import EnginePlan
 from torch_trt_ext.optimizer import engine_builder, subgraphs, whole_model
+from torch_trt_ext.optimizer.latency import Latency
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -639,6 +641,43 @@ def test_progress(monkeypatch: pytest.MonkeyPatch, progress: bool, terminal: boo
     assert ("building engines" in stderr.getvalue()) == (progress and terminal)
 
 
+class _GraphEngine:
+    """Says whether it would use CUDA graphs; this machine need not have any."""
+
+    def __init__(self) -> None:
+        self.graphs = False
+        self.calls: list[bool] = []
+
+    def set_cuda_graphs(self, enabled: bool) -> None:
+        self.graphs = enabled
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        self.calls.append(self.graphs)
+        return inputs
+
+
+@pytest.mark.parametrize(
+    ("choice", "graphs_ms", "expected"),
+    [("off", 1.0, False), ("on", 9.0, True), ("auto", 1.9, True), ("auto", 1.99, False), ("auto", 2.5, False)],
+)
+def test_cuda_graphs(choice: str, graphs_ms: float, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compare(calls: dict[str, Callable[[], object]], **_: object) -> dict[str, Latency]:
+        milliseconds = {"graphs": graphs_ms, "none": 2.0}
+        for call in calls.values():
+            call()
+        return {name: Latency(milliseconds[name], 0, 0, None, 1) for name in calls}
+
+    monkeypatch.setattr(subgraphs, "compare_latency", compare)
+    engine = _GraphEngine()
+    subgraph = SimpleNamespace(calls=[[ROWS]], engine_inputs=[0])
+    candidate: Any = SimpleNamespace(engine=engine, subgraph=subgraph)
+    config = quick_config()
+    config.tensorrt.cuda_graphs = choice
+    subgraphs.choose_cuda_graphs(candidate, config, torch.device("cuda"))
+    assert engine.graphs == expected
+    assert sorted(engine.calls) == ([False, True] if choice == "auto" else [])
+
+
 class _Branch(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -678,7 +717,7 @@ def test_every_option_is_tested_here() -> None:
         "prefer": [],
         "progress": [],
         "shapes": ["profiles"],
-        "tensorrt": ["builder_optimization_level", "workspace_bytes"],
+        "tensorrt": ["builder_optimization_level", "cuda_graphs", "workspace_bytes"],
         "timing": [
             "compare",
             "max_seconds",

@@ -130,16 +130,16 @@ def refused_nodes(model: onnx.ModelProto) -> list[tuple[str, str, str]]:
         RuntimeError: TensorRT or a GPU is missing.
     """
     trt = import_tensorrt()
-    _, network = new_network("a model to ask what is supported")
-    parser = trt.OnnxParser(network, build_logger())
-    if parser.supports_model_v2(model.SerializeToString()):
-        return []
-    refused = {(name, op): reason for name, op, reason in _errors(parser, model)}
-    for index in range(parser.num_subgraphs):
-        if not parser.is_subgraph_supported(index):
-            for number in parser.get_subgraph_nodes(index):
-                node = model.graph.node[number]
-                refused.setdefault((node.name or node.output[0], node.op_type), "the parser does not support it")
+    with new_network("a model to ask what is supported") as (_, network):
+        parser = trt.OnnxParser(network, build_logger())
+        if parser.supports_model_v2(model.SerializeToString()):
+            return []
+        refused = {(name, op): reason for name, op, reason in _errors(parser, model)}
+        for index in range(parser.num_subgraphs):
+            if not parser.is_subgraph_supported(index):
+                for number in parser.get_subgraph_nodes(index):
+                    node = model.graph.node[number]
+                    refused.setdefault((node.name or node.output[0], node.op_type), "the parser does not support it")
     return [(name, op, reason) for (name, op), reason in refused.items()]
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -189,7 +192,57 @@ def create_plugin(name: str, fields: Sequence[PluginField], *, version: str = "1
     return plugin
 
 
-def new_network(what: str) -> tuple[Any, Any]:
+@contextlib.contextmanager
+def keep_builders() -> Iterator[None]:
+    """Keeps TensorRT's builders for the next network, within a ``with`` block.
+
+    To make one takes seconds and to have one gigabytes, so that neither is right for good.
+    """
+    with _builders_lock:
+        _builders.keepers += 1
+    try:
+        yield
+    finally:
+        with _builders_lock:
+            _builders.keepers -= 1
+            if _builders.keepers == 0:
+                _builders.idle.clear()
+
+
+@dataclass
+class _Builders:
+    """Builders that nobody uses now, with the GPU that each is for, and how many ``with`` blocks want them kept."""
+
+    keepers: int = 0
+    idle: list[tuple[int, Any]] = field(default_factory=list)
+
+
+_builders = _Builders()
+_builders_lock = threading.Lock()
+
+
+def _take_builder(device: int) -> Any:
+    with _builders_lock:
+        for index, (of_device, builder) in enumerate(_builders.idle):
+            if of_device == device:
+                del _builders.idle[index]
+                return builder
+    return import_tensorrt().Builder(build_logger())
+
+
+def _put_back(device: int, builder: Any) -> None:
+    try:
+        # Else the next network inherits it before it is parsed; see record_errors.
+        builder.error_recorder = None
+    except TypeError:
+        return
+    with _builders_lock:
+        if _builders.keepers:
+            _builders.idle.append((device, builder))
+
+
+@contextlib.contextmanager
+def new_network(what: str) -> Iterator[tuple[Any, Any]]:
     """A builder and an empty, strongly typed network, neither of which reports errors yet: see :func:`record_errors`.
 
     Args:
@@ -205,11 +258,13 @@ def new_network(what: str) -> tuple[Any, Any]:
             f"building {what} with TensorRT needs an NVIDIA GPU, but torch.cuda.is_available() is False; "
             "build on a machine with the GPU that will run it"
         )
-    builder = trt.Builder(build_logger())
+    device = torch.cuda.current_device()
+    builder = _take_builder(device)
     # Newer major versions know strongly typed networks only and may drop the flag.
     strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
-    return builder, network
+    yield builder, builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
+    # After a failure it is not known what state a builder is in.
+    _put_back(device, builder)
 
 
 def record_errors(builder: Any, network: Any) -> None:
@@ -270,7 +325,32 @@ def build_plan(
         raise ValueError(f"workspace_bytes must be 0 or more, got {workspace_bytes}")
     if builder_optimization_level is not None and not 0 <= builder_optimization_level <= 5:
         raise ValueError(f"builder_optimization_level must be from 0 to 5, got {builder_optimization_level}")
-    builder, network = new_network(what)
+    with new_network(what) as (builder, network):
+        return _build(
+            what,
+            define,
+            builder,
+            network,
+            timing_store=timing_store,
+            workspace_bytes=workspace_bytes,
+            builder_optimization_level=builder_optimization_level,
+            parses=parses,
+            tf32=tf32,
+        )
+
+
+def _build(
+    what: str,
+    define: Callable[[Any, Any], Profile | Sequence[Profile]],
+    builder: Any,
+    network: Any,
+    *,
+    timing_store: TimingStore | None,
+    workspace_bytes: int,
+    builder_optimization_level: int | None,
+    parses: bool,
+    tf32: bool,
+) -> bytes:
     trt = import_tensorrt()
     config = builder.create_builder_config()
     if workspace_bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import onnx
 import torch
 
 from torch_trt_ext.builders.onnx_inputs import ShapeRanges
+from torch_trt_ext.builders.tensorrt_build import keep_builders
 from torch_trt_ext.config import Config
 from torch_trt_ext.engine import OpenVINOEngineExtension, TRTEngineExtension
 from torch_trt_ext.engine_plan import EnginePlan
@@ -65,6 +67,10 @@ class EngineBuilder(abc.ABC):
         self.config = config
         cache = config.cache
         self.cache = EngineCache(cache.resolved_folder(), cache.max_bytes) if cache.enabled else None
+
+    def at_work(self) -> contextlib.AbstractContextManager[None]:
+        """Around all that is asked of the builder for one model; keeps what would be made again and again."""
+        return contextlib.nullcontext()
 
     @abc.abstractmethod
     def precisions(self) -> list[Precision]:
@@ -135,6 +141,10 @@ class TensorRTBuilder(EngineBuilder):
 
     device_type: DeviceType = "gpu"
     parallel = False
+
+    def at_work(self) -> contextlib.AbstractContextManager[None]:
+        """Keeps TensorRT's builder objects."""
+        return keep_builders()
 
     def precisions(self) -> list[Precision]:
         """float16 unless the configuration says otherwise."""

@@ -110,7 +110,7 @@ def optimize(
         torch.ops.load_library(os.fspath(library))  # type: ignore[no-untyped-call]
     job = _Job(config, kind, verbose)
     random_devices = [job.device] if kind == "gpu" else []
-    with config, torch.inference_mode(False), torch.random.fork_rng(random_devices):
+    with config, torch.inference_mode(False), torch.random.fork_rng(random_devices), job.builder.at_work():
         source, samples = job.read(model, inputs, input_shapes, input_ranges, test_data)
         remarks = ["outputs has no effect, since TorchScript's outputs have no names"] if outputs else []
         return job.run(source, samples, remarks)
@@ -285,6 +285,7 @@ class _Job:
             if not failures or turn == _MAX_ROUNDS:
                 break
             excluded.update(failures)
+            factory.keep_only(converted)
         outcome.left = dict(prepared.left())
         for subgraph in subgraphs:
             if subgraph not in converted:

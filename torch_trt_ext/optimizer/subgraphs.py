@@ -139,6 +139,8 @@ class SubgraphFactory:
         self._builder = builder
         self._device = device
         self._values = session.values
+        #: Models of the subgraphs of the last division, most of which the next one has again.
+        self._models: dict[_SubgraphKey, onnx.ModelProto] = {}
         self._facts = {
             value: _C.TensorFacts(
                 record.dtype,
@@ -183,6 +185,21 @@ class SubgraphFactory:
         Raises:
             Unconvertible: some of its nodes have no ONNX form, or one that the engine library refuses.
         """
+        model = self._models.get(_key_of(subgraph))
+        if model is None:
+            model = self._convert(subgraph)
+            self._models[_key_of(subgraph)] = model
+        subgraph.model = model
+        names = {f"{onnx_export.INPUT_PREFIX}{position}": position for position in range(len(subgraph.inputs))}
+        subgraph.engine_inputs = [names[value.name] for value in model.graph.input]
+        subgraph.ranges = self._ranges(subgraph)
+
+    def keep_only(self, subgraphs: Sequence[Subgraph]) -> None:
+        """Forgets the models of all other subgraphs that were converted."""
+        keys = {_key_of(subgraph) for subgraph in subgraphs}
+        self._models = {key: model for key, model in self._models.items() if key in keys}
+
+    def _convert(self, subgraph: Subgraph) -> onnx.ModelProto:
         try:
             model = self._export(subgraph, self._prepared.subgraph_length(subgraph.index))
         except onnx_export.ExportError as error:
@@ -193,10 +210,7 @@ class SubgraphFactory:
         if refusals:
             raise Unconvertible(self._blame_refused(subgraph, model, refusals))
         _keep_outputs(model, subgraph.data_outputs)
-        subgraph.model = model
-        names = {f"{onnx_export.INPUT_PREFIX}{position}": position for position in range(len(subgraph.inputs))}
-        subgraph.engine_inputs = [names[value.name] for value in model.graph.input]
-        subgraph.ranges = self._ranges(subgraph)
+        return model
 
     def _export(self, subgraph: Subgraph, node_count: int) -> onnx.ModelProto:
         graph = self._prepared.engine_graph(subgraph.index, self._facts, self._device.type, node_count)
@@ -285,6 +299,14 @@ class SubgraphFactory:
         )
         engine = self._builder.load(built.plan)
         return Candidate(subgraph, precision, built, engine, time.perf_counter() - start)
+
+
+#: What a subgraph's model depends on, within one prepared model: nodes, inputs, outputs, and which of these have data.
+_SubgraphKey = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[bool, ...]]
+
+
+def _key_of(subgraph: Subgraph) -> _SubgraphKey:
+    return tuple(subgraph.nodes), tuple(subgraph.inputs), tuple(subgraph.outputs), tuple(subgraph.with_data)
 
 
 def _keep_outputs(model: onnx.ModelProto, positions: Sequence[int]) -> None:

@@ -38,8 +38,8 @@ struct Context {
   CudaEvent last_use;
   /// For calls from a stream that TensorRT cannot run on itself: recorded on the caller's stream before the enqueue.
   CudaEvent entered;
-  /// The capture that took it out of circulation, or 0, and the stream that is captured, whose number CUDA does not tell
-  /// meanwhile.
+  /// The capture that took it out of circulation, or 0, and the stream that is captured, whose number CUDA does not
+  /// tell meanwhile.
   unsigned long long capture_id = 0;
   cudaStream_t capture_stream = nullptr;
   int64_t last_ticket = 0;
