@@ -75,6 +75,10 @@ class TRTEngineExtension(_EngineExtension):
       recorded in CUDA graphs and replayed; off at first, kept when the model is saved.
     - ``io_names()``, ``input_shapes()``, ``output_shapes()`` (-1 where they vary), ``profiles()``.
     - ``plan() -> Tensor`` (uint8), ``made_on()``, ``plugin_libraries()``, ``counters()``.
+    - ``set_name(str)``, ``name()``: the engine is ``torch_trt_ext::<name>`` in torch's profiler; kept when saved.
+    - ``layer_info() -> str``: JSON, an object whose "Layers" lists the layers after fusion.
+    - ``set_profiling(bool)``, ``profile() -> List[Tuple[str, int, float]]``: each layer's name, calls and milliseconds
+      over all calls since profiling was turned on; calls wait for their work meanwhile.
 
     Raises:
         ValueError: no plan, a plan that is cut short, unknown type words, names that the plan does not have.

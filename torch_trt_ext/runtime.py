@@ -6,15 +6,17 @@ After the import, ``torch.jit.load`` knows ``torch.classes.torch_trt_ext.TRTEngi
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib.util
+import logging
 import os
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-__all__ = ["available_backends", "library_path", "load_plugin_library", "load_plugins"]
+__all__ = ["available_backends", "library_path", "load_plugin_library", "load_plugins", "set_log_level"]
 
 Library = Literal["runtime", "openvino", "plugins"]
 
@@ -82,6 +84,40 @@ _runtime_library.torch_trt_ext_missing_runtime.argtypes = [ctypes.c_char_p]
 _runtime_library.torch_trt_ext_missing_runtime.restype = ctypes.c_char_p
 _runtime_library.torch_trt_ext_add_library_folder.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
 _runtime_library.torch_trt_ext_add_library_folder.restype = None
+_LogFunction = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p)
+_runtime_library.torch_trt_ext_set_log.argtypes = [ctypes.c_void_p, ctypes.c_int]
+_runtime_library.torch_trt_ext_set_log.restype = None
+
+
+def _log(level: int, source: bytes, message: bytes) -> None:
+    logging.getLogger(f"torch_trt_ext.{source.decode()}").log(level, "%s", message.decode(errors="replace"))
+
+
+_log_function = _LogFunction(_log)
+
+
+def set_log_level(level: int | str) -> None:
+    """Says from which level on messages of the engine libraries are made and given to Python's ``logging``.
+
+    Their loggers are below ``torch_trt_ext``, as ``torch_trt_ext.tensorrt``. Less important messages are dropped where
+    they arise, unformatted, whatever level the loggers have. At import the level is that of the logger
+    ``torch_trt_ext``.
+
+    Args:
+        level: a level of ``logging``, ``logging.INFO`` or ``"INFO"``.
+
+    Raises:
+        ValueError: there is no such level.
+    """
+    number = logging.getLevelName(level) if isinstance(level, str) else level
+    if not isinstance(number, int):
+        raise ValueError(f"level must be one of logging's, such as 'WARNING' or logging.WARNING, got {level!r}")
+    _runtime_library.torch_trt_ext_set_log(ctypes.cast(_log_function, ctypes.c_void_p), number)
+
+
+# No message may come to an interpreter that is gone.
+atexit.register(_runtime_library.torch_trt_ext_set_log, None, logging.ERROR)
+set_log_level(logging.getLogger("torch_trt_ext").getEffectiveLevel())
 _tensorrt_folder = _package_folder("tensorrt_libs")
 if _tensorrt_folder:
     _runtime_library.torch_trt_ext_add_library_folder(b"tensorrt", os.fsencode(_tensorrt_folder))

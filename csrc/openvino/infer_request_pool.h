@@ -20,7 +20,7 @@ namespace torch_trt_ext {
 /// Thread safety: every method may be called by several threads at once.
 class InferRequestPool {
  public:
-  explicit InferRequestPool(ov::CompiledModel model) : model_(std::move(model)) {}
+  InferRequestPool(ov::CompiledModel model, bool profiled) : model_(std::move(model)), profiled_(profiled) {}
   InferRequestPool(const InferRequestPool&) = delete;
   InferRequestPool& operator=(const InferRequestPool&) = delete;
 
@@ -33,9 +33,13 @@ class InferRequestPool {
   bool infer(ov::InferRequest& request);
 
   bool broken() const;
+  /// Whether the model was compiled to time its layers.
+  bool profiled() const { return profiled_; }
+  std::shared_ptr<const ov::Model> runtime_model() const { return model_.get_runtime_model(); }
 
  private:
   ov::CompiledModel model_;
+  bool profiled_;
   mutable std::mutex idle_mutex_;
   std::vector<ov::InferRequest> idle_;
   mutable std::mutex infer_mutex_;

@@ -8,11 +8,15 @@
 #include <openvino/runtime/properties.hpp>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <iomanip>
 #include <limits>
+#include <sstream>
 
 #include "element_types.h"
 #include "openvino_error.h"
+#include "runtime/log.h"
 
 namespace torch_trt_ext {
 namespace {
@@ -111,6 +115,22 @@ bool fits_int32(const at::Tensor& tensor) {
   return fits;
 }
 
+std::string json_string(const std::string& text) {
+  std::ostringstream json;
+  json << '"';
+  for (const char character : text) {
+    if (character == '"' || character == '\\') {
+      json << '\\' << character;
+    } else if (static_cast<unsigned char>(character) < 0x20) {
+      json << "\\u" << std::hex << std::setw(4) << std::setfill('0') << static_cast<int>(character) << std::dec;
+    } else {
+      json << character;
+    }
+  }
+  json << '"';
+  return json.str();
+}
+
 void check_fits_int32(const at::Tensor& tensor, const std::string& name) {
   TORCH_CHECK_VALUE(fits_int32(tensor), "input '", name,
                     "' must hold values of 32 bits, because OpenVINO computes int64 as int32 ",
@@ -152,8 +172,16 @@ std::shared_ptr<InferRequestPool> OpenVINOEngine::usable_requests() {
     requests_ = std::make_shared<InferRequestPool>(
         core_.compile_model(model_, "CPU", ov::hint::inference_precision(inference_precision(*model_)),
                             ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY), ov::num_streams(1),
-                            ov::inference_num_threads(at::get_num_threads()), ov::hint::enable_cpu_pinning(false)));
+                            ov::inference_num_threads(at::get_num_threads()), ov::hint::enable_cpu_pinning(false),
+                            ov::enable_profiling(profiling_)),
+        profiling_);
     ++compilations_;
+    if (is_logged(LogLevel::kInfo)) {
+      const std::string message = "compiled '" + model_->get_friendly_name() + "' for " +
+                                  std::to_string(at::get_num_threads()) + " threads, " + std::to_string(compilations_) +
+                                  " times by now";
+      log(LogLevel::kInfo, "openvino", message.c_str());
+    }
   }
   return requests_;
 }
@@ -187,12 +215,52 @@ std::vector<at::Tensor> OpenVINOEngine::run(const std::vector<at::Tensor>& input
           outputs[i] = copy_output(request.get_output_tensor(i), outputs_[i].dtype);
         }
       }
+      if (requests->profiled()) {
+        for (const ov::ProfilingInfo& layer : request.get_profiling_info()) {
+          if (layer.status == ov::ProfilingInfo::Status::EXECUTED) {
+            times_.add(layer.node_name, std::chrono::duration<double, std::milli>(layer.real_time).count());
+          }
+        }
+      }
       requests->give_back(std::move(request));
       return outputs;
     }
   } catch (const ov::Exception& error) {
     TORCH_CHECK(false, "OpenVINO failed to run the engine: ", openvino_message(error));
   }
+}
+
+void OpenVINOEngine::set_profiling(bool enabled) {
+  const std::lock_guard<std::mutex> lock(requests_mutex_);
+  if (profiling_ == enabled) {
+    return;
+  }
+  profiling_ = enabled;
+  // Calls that are under way keep theirs to the end.
+  requests_ = nullptr;
+  if (enabled) {
+    times_.clear();
+  }
+}
+
+std::string OpenVINOEngine::layer_info() const {
+  const std::lock_guard<std::mutex> lock(requests_mutex_);
+  TORCH_CHECK(requests_ != nullptr, "the engine must have run since set_profiling, it has not; call forward first");
+  std::ostringstream text;
+  text << R"({"Layers": [)";
+  const char* separator = "";
+  for (const std::shared_ptr<ov::Node>& node : requests_->runtime_model()->get_ordered_ops()) {
+    const auto& facts = node->get_rt_info();
+    const auto word = [&facts](const char* key) {
+      const auto found = facts.find(key);
+      return found == facts.end() ? std::string() : found->second.as<std::string>();
+    };
+    text << separator << R"({"Name": )" << json_string(node->get_friendly_name()) << R"(, "LayerType": )"
+         << json_string(word("layerType")) << R"(, "Precision": )" << json_string(word("runtimePrecision")) << "}";
+    separator = ", ";
+  }
+  text << "]}";
+  return text.str();
 }
 
 std::map<std::string, int64_t> OpenVINOEngine::counters() const {

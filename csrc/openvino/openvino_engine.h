@@ -10,6 +10,7 @@
 
 #include "infer_request_pool.h"
 #include "runtime/engine.h"
+#include "runtime/layer_times.h"
 
 namespace torch_trt_ext {
 
@@ -38,7 +39,13 @@ class OpenVINOEngine : public Engine {
   bool accepts_values(size_t input, const at::Tensor& tensor) const override;
   std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs, size_t profile) override;
 
-  /// "compilations": 1, and 1 more for each failed run() that another followed (see InferRequestPool).
+  std::string layer_info() const override;
+  /// The model is compiled again for it, at the next run().
+  void set_profiling(bool enabled) override;
+  std::vector<LayerTime> profile() const override { return times_.list(); }
+
+  /// "compilations": 1, 1 more for each change of set_profiling() that a run() followed, and 1 more for each failed
+  /// run() that another followed (see InferRequestPool).
   std::map<std::string, int64_t> counters() const override;
 
  private:
@@ -54,6 +61,8 @@ class OpenVINOEngine : public Engine {
   std::vector<bool> output_is_bound_;
   mutable std::mutex requests_mutex_;
   std::shared_ptr<InferRequestPool> requests_;
+  bool profiling_ = false;
+  LayerTimes times_;
   int64_t compilations_ = 0;
 };
 

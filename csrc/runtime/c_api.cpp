@@ -1,6 +1,7 @@
 #include <string>
 
 #include "runtime/engine.h"
+#include "runtime/log.h"
 #include "runtime/plugin_names.h"
 #include "runtime/torch_trt_ext.h"
 
@@ -31,4 +32,8 @@ void torch_trt_ext_add_plugin_folder(const char* folder) {
 
 const char* torch_trt_ext_open_plugin_library(const char* path) {
   return keep(torch_trt_ext::open_plugin_library(path));
+}
+
+void torch_trt_ext_set_log(torch_trt_ext_log_function function, int least_level) {
+  torch_trt_ext::set_log(function, static_cast<torch_trt_ext::LogLevel>(least_level));
 }

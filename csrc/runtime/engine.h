@@ -29,6 +29,13 @@ struct ShapeRange {
   std::vector<int64_t> max;
 };
 
+/// How long a layer took, over all calls while the engine was profiled.
+struct LayerTime {
+  std::string name;
+  int64_t calls = 0;
+  double milliseconds = 0;
+};
+
 /// One range for each of Engine::inputs(), in that order.
 using Profile = std::vector<ShapeRange>;
 
@@ -64,6 +71,14 @@ class Engine {
   /// Whether run() may record its work in CUDA graphs and replay them. Without effect on engines that have no use for
   /// it.
   virtual void use_cuda_graphs(bool /*enabled*/) {}
+
+  /// The engine's layers after all fusion, JSON: an object whose "Layers" is a list of names or of objects with a
+  /// "Name", as the library that runs it says. Throws c10::Error when that cannot tell.
+  virtual std::string layer_info() const = 0;
+  /// Whether run() times each layer, which makes it wait for the work and slower. Turning it on forgets earlier times.
+  virtual void set_profiling(bool enabled) = 0;
+  /// What was timed so far.
+  virtual std::vector<LayerTime> profile() const = 0;
 
   /// Counters by name, e.g. {"contexts": 2}. What they count is documented where they are counted.
   virtual std::map<std::string, int64_t> counters() const { return {}; }

@@ -2,6 +2,7 @@
 
 #include <ATen/Functions.h>
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/record_function.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
@@ -57,6 +58,7 @@ EngineExtension::EngineExtension(std::string kind, const PackedState& packed)
   const at::Tensor& plan = std::get<1>(packed);
   load(/*from_user=*/false, plan.is_cuda() ? c10::make_optional(plan.device()) : c10::nullopt);
   set_cuda_graphs(state_.cuda_graphs);
+  set_name(state_.name);
 }
 
 void EngineExtension::load(bool from_user, c10::optional<at::Device> device) {
@@ -83,6 +85,11 @@ void EngineExtension::load(bool from_user, c10::optional<at::Device> device) {
 
 std::vector<at::Tensor> EngineExtension::forward(const c10::List<at::Tensor>& inputs) {
   TORCH_CHECK(engine_ != nullptr, "this engine cannot run here: ", why_not_);
+  at::RecordFunction range(at::RecordScope::FUNCTION);
+  if (range.isActive()) {
+    const std::string called = name();
+    range.before("torch_trt_ext::" + (called.empty() ? kind_ : called));
+  }
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   size_t profile = 0;
   const std::vector<at::Tensor> bound = binding_->bind(inputs, profile);
@@ -102,14 +109,38 @@ void EngineExtension::set_cuda_graphs(bool enabled) {
   }
 }
 
+void EngineExtension::set_name(const std::string& name) {
+  const std::lock_guard<std::mutex> lock(name_mutex_);
+  name_ = name;
+}
+
+std::string EngineExtension::name() const {
+  const std::lock_guard<std::mutex> lock(name_mutex_);
+  return name_;
+}
+
+void EngineExtension::set_profiling(bool enabled) {
+  (void)required_engine();
+  engine_->set_profiling(enabled);
+}
+
+std::vector<std::tuple<std::string, int64_t, double>> EngineExtension::profile() const {
+  std::vector<std::tuple<std::string, int64_t, double>> rows;
+  for (const LayerTime& layer : required_engine().profile()) {
+    rows.emplace_back(layer.name, layer.calls, layer.milliseconds);
+  }
+  return rows;
+}
+
 PackedState EngineExtension::state() const {
   EngineState state = state_;
+  state.name = name();
   state.cuda_graphs = cuda_graphs();
   return pack_state(state);
 }
 
 const Engine& EngineExtension::required_engine() const {
-  TORCH_CHECK(engine_ != nullptr, "the shapes of this engine are not known, since it cannot run here: ", why_not_);
+  TORCH_CHECK(engine_ != nullptr, "what is inside this engine is not known, since it cannot run here: ", why_not_);
   return *engine_;
 }
 

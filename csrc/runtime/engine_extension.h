@@ -4,7 +4,9 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "runtime/engine.h"
@@ -47,8 +49,18 @@ class EngineExtension : public torch::CustomClassHolder {
   void set_cuda_graphs(bool enabled);
   bool cuda_graphs() const { return cuda_graphs_.load(std::memory_order_relaxed); }
 
+  /// What the engine is called in profiles ("torch_trt_ext::<name>" in torch's profiler), kept when saved; empty at
+  /// first.
+  void set_name(const std::string& name);
+  std::string name() const;
+
+  /// See Engine. Throw c10::Error unless can_run().
+  std::string layer_info() const { return required_engine().layer_info(); }
+  void set_profiling(bool enabled);
+  std::vector<std::tuple<std::string, int64_t, double>> profile() const;
+
   PackedState state() const;
-  /// `cuda_graphs` in it is as it was made or loaded.
+  /// `cuda_graphs` and `name` in it are as they were made or loaded.
   const EngineState& unpacked_state() const { return state_; }
 
   /// Shapes of the inputs (outputs) in the caller's order, -1 where they vary. Throws c10::Error unless can_run().
@@ -69,6 +81,8 @@ class EngineExtension : public torch::CustomClassHolder {
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<IoBinding> binding_;
   std::string why_not_;
+  mutable std::mutex name_mutex_;
+  std::string name_;
   std::atomic<bool> cuda_graphs_{false};
   std::atomic<int64_t> calls_{0};
   std::atomic<int64_t> fallbacks_{0};

@@ -10,6 +10,7 @@ namespace {
 constexpr const char* kChecksumField = "plan_xxh64";
 constexpr const char* kPluginField = "plugin_libraries";
 constexpr const char* kCudaGraphsField = "cuda_graphs";
+constexpr const char* kNameField = "name";
 constexpr const char* kMadeOnPrefix = "made_on.";
 
 using Fields = c10::Dict<std::string, c10::List<std::string>>;
@@ -51,6 +52,7 @@ PackedState pack_state(const EngineState& state) {
   fields.insert(kChecksumField,
                 list_of({checksum_hex(state.plan.const_data_ptr(), static_cast<size_t>(state.plan.numel()))}));
   fields.insert(kPluginField, list_of(state.plugin_libraries));
+  fields.insert(kNameField, list_of({state.name}));
   fields.insert(kCudaGraphsField, list_of({state.cuda_graphs ? "on" : "off"}));
   for (const auto& [name, values] : state.made_on) {
     fields.insert(kMadeOnPrefix + name, list_of(values));
@@ -79,6 +81,10 @@ EngineState unpack_state(const PackedState& packed) {
   state.io = parse_io_spec({required_field(fields, "input_names"), required_field(fields, "output_names"),
                             required_field(fields, "input_types"), required_field(fields, "output_types")});
   state.plugin_libraries = required_field(fields, kPluginField);
+  const auto name = fields.find(kNameField);
+  if (name != fields.end() && name->value().size() == 1) {
+    state.name = name->value().get(0);
+  }
   // Files from before there was this field ran without.
   const auto cuda_graphs = fields.find(kCudaGraphsField);
   state.cuda_graphs = cuda_graphs != fields.end() && strings_of(cuda_graphs->value()) == std::vector<std::string>{"on"};

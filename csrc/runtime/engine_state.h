@@ -27,6 +27,8 @@ struct EngineState {
   std::vector<std::string> plugin_libraries;
   /// Whether the engine runs through CUDA graphs; see Engine::use_cuda_graphs.
   bool cuda_graphs = false;
+  /// What the engine is called in profiles.
+  std::string name;
 };
 
 /// The form in which a state is pickled. Its types are fixed for good, since files of every version are read through

@@ -22,6 +22,13 @@ __attribute__((visibility("default"))) void torch_trt_ext_add_plugin_folder(cons
 /// error message, or null on success; the message is valid until this thread's next call.
 __attribute__((visibility("default"))) const char* torch_trt_ext_open_plugin_library(const char* path);
 
+/// Takes a message of the engine libraries: its level (10 debug, 20 info, 30 warning, 40 error), who says it
+/// ("tensorrt"), and the text. Called on whatever thread says it.
+typedef void (*torch_trt_ext_log_function)(int level, const char* source, const char* message);
+
+/// Sends messages of `least_level` (at first 30) and above to `function` from now on; null is torch's own log.
+__attribute__((visibility("default"))) void torch_trt_ext_set_log(torch_trt_ext_log_function function, int least_level);
+
 #ifdef __cplusplus
 }
 #endif

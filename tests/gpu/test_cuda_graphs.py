@@ -26,6 +26,9 @@ from torch_trt_ext import TRTEngineExtension
 #: Calls with the same shapes and addresses until one of them replays a graph: two are counted, the third captures.
 CALLS_UNTIL_GRAPH = 3
 
+#: Calls without a graph until addresses are not expected to come back.
+MISSES_BEFORE_STAGING = 32
+
 
 def with_graphs(plan: bytes, io: Any = AFFINE_IO) -> Any:
     engine = TRTEngineExtension(plan, io)
@@ -99,12 +102,37 @@ def test_alternating_shapes_are_recorded_once(engine: Any, twin: Any) -> None:
     assert counters["contexts"] == 4
 
 
-def test_addresses_that_do_not_come_back_are_not_recorded(engine: Any, twin: Any) -> None:
-    inputs = [image(2, 3, 16, 16) for _ in range(30)]
-    outputs = [engine.forward([x])[0] for x in inputs]
+def test_addresses_that_do_not_come_back_are_copied_to_one_graph(engine: Any, twin: Any) -> None:
+    inputs = [image(2, 3, 16, 16) for _ in range(100)]
+    outputs = [engine.forward([x])[0] for x in inputs[:MISSES_BEFORE_STAGING]]
+    assert engine.counters()["graph_captures"] == 0
+    outputs += [engine.forward([x])[0] for x in inputs[MISSES_BEFORE_STAGING:]]
     for x, y in zip(inputs, outputs, strict=True):
         check(twin, x, y)
-    assert engine.counters()["graph_captures"] == 0
+    counters = engine.counters()
+    assert counters["graph_captures"] == 1
+    assert counters["graph_copies"] == counters["graph_replays"] == 100 - MISSES_BEFORE_STAGING
+    # Other shapes have graphs of their own, and those that were have them still or again.
+    for _ in range(3):
+        for shape in [(1, 3, 8, 8), (2, 3, 16, 16)]:
+            x = image(*shape)
+            check(twin, x, engine.forward([x])[0])
+
+
+def test_staged_graph_moves_between_streams_and_goes_while_it_runs(twin: Any) -> None:
+    for _ in range(3):
+        engine = with_graphs(convolution_plan())
+        streams = [torch.cuda.Stream() for _ in range(3)]
+        kept = []
+        for call in range(150):
+            with torch.cuda.stream(streams[call % 3]):
+                x = image(2, 3, 16, 16)
+                kept.append((x, engine.forward([x])[0]))
+        assert engine.counters()["graph_copies"] > 0
+        del engine
+        torch.cuda.synchronize()
+        for x, y in kept:
+            check(twin, x, y)
 
 
 def test_outputs_that_are_kept_are_not_overwritten(engine: Any, twin: Any) -> None:

@@ -35,7 +35,7 @@ from tests.optimizer.tiny_models import (
 )
 from torch_trt_ext.builders.onnx_openvino import native_precision
 from torch_trt_ext.engine_plan import EnginePlan
-from torch_trt_ext.optimizer import engine_builder, subgraphs, whole_model
+from torch_trt_ext.optimizer import candidates, engine_builder, whole_model
 from torch_trt_ext.optimizer.latency import Latency
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -97,9 +97,9 @@ def test_disable_fp16_accuracy_check_does_not_forgive_nan_of_the_model(monkeypat
 
 
 def test_disable_fp16_accuracy_check_does_not_forgive_nan(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine_call = subgraphs.engine_call
+    engine_call = candidates.engine_call
     monkeypatch.setattr(
-        subgraphs, "engine_call", lambda *arguments: [output * torch.nan for output in engine_call(*arguments)]
+        candidates, "engine_call", lambda *arguments: [output * torch.nan for output in engine_call(*arguments)]
     )
     config = quick_config()
     config.gpu_config.disable_fp16_accuracy_check = True
@@ -304,9 +304,9 @@ class _Recorder:
 
 
 def test_timing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    of_model, of_subgraph = _Recorder(whole_model.compare_latency), _Recorder(subgraphs.compare_latency)
+    of_model, of_subgraph = _Recorder(whole_model.compare_latency), _Recorder(candidates.compare_latency)
     monkeypatch.setattr(whole_model, "compare_latency", of_model)
-    monkeypatch.setattr(subgraphs, "compare_latency", of_subgraph)
+    monkeypatch.setattr(candidates, "compare_latency", of_subgraph)
     config = quick_config()
     config.timing.warmup_runs, config.timing.timed_runs = 2, 5
     config.timing.subgraph_warmup_runs, config.timing.subgraph_timed_runs = 1, 4
@@ -667,13 +667,13 @@ def test_cuda_graphs(choice: str, graphs_ms: float, expected: bool, monkeypatch:
             call()
         return {name: Latency(milliseconds[name], 0, 0, None, 1) for name in calls}
 
-    monkeypatch.setattr(subgraphs, "compare_latency", compare)
+    monkeypatch.setattr(candidates, "compare_latency", compare)
     engine = _GraphEngine()
     subgraph = SimpleNamespace(calls=[[ROWS]], engine_inputs=[0])
     candidate: Any = SimpleNamespace(engine=engine, subgraph=subgraph)
     config = quick_config()
     config.tensorrt.cuda_graphs = choice
-    subgraphs.choose_cuda_graphs(candidate, config, torch.device("cuda"))
+    candidates.choose_cuda_graphs(candidate, config, torch.device("cuda"))
     assert engine.graphs == expected
     assert sorted(engine.calls) == ([False, True] if choice == "auto" else [])
 

@@ -16,6 +16,14 @@ from tqdm import tqdm
 from torch_trt_ext import _C
 from torch_trt_ext.config import Config
 from torch_trt_ext.optimizer import observation, support
+from torch_trt_ext.optimizer.candidates import (
+    Candidate,
+    build,
+    choose_cuda_graphs,
+    make_replacement,
+    time_against_torch,
+    verify,
+)
 from torch_trt_ext.optimizer.engine_builder import EngineBuilder, Precision, make_builder
 from torch_trt_ext.optimizer.messages import first_line
 from torch_trt_ext.optimizer.model_input import ModelInput, argument_names, freeze, read_model
@@ -24,17 +32,12 @@ from torch_trt_ext.optimizer.report import DeviceType, Report
 from torch_trt_ext.optimizer.samples import Samples, make_samples
 from torch_trt_ext.optimizer.script_module import wrap
 from torch_trt_ext.optimizer.subgraphs import (
-    Candidate,
     Subgraph,
     SubgraphFactory,
     Unconvertible,
-    choose_cuda_graphs,
     find_idle,
-    make_replacement,
     record_calls,
-    time_against_torch,
     time_prepared,
-    verify,
 )
 from torch_trt_ext.optimizer.summary import Outcome, summarize, why_no_engine
 from torch_trt_ext.optimizer.whole_model import WholeModel
@@ -321,7 +324,7 @@ class _Job:
                 if candidate.inaccurate and precision != "float32":
                     reason = candidate.rejected
                     try:
-                        candidate = factory.build(subgraph, "float32")
+                        candidate = build(factory, subgraph, "float32")
                     except (RuntimeError, ValueError) as error:
                         candidate.rejected = f"{reason}; in float32 it cannot be built: {first_line(error)}"
                     else:
@@ -356,7 +359,7 @@ class _Job:
         workers = self.config.build_threads or os.cpu_count() or 1
         built = []
         with concurrent.futures.ThreadPoolExecutor(workers if self.builder.parallel else 1) as pool:
-            jobs = [(subgraph, pool.submit(factory.build, subgraph, precision)) for subgraph in subgraphs]
+            jobs = [(subgraph, pool.submit(build, factory, subgraph, precision)) for subgraph in subgraphs]
             for subgraph, job in jobs:
                 try:
                     built.append((subgraph, job.result()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,18 +12,13 @@ from torch import Tensor
 
 from torch_trt_ext import _C
 from torch_trt_ext.builders.onnx_inputs import ShapeRanges
-from torch_trt_ext.config import Config
 from torch_trt_ext.optimizer import engine_module, observation, onnx_export, support
-from torch_trt_ext.optimizer.accuracy import Comparison, compare
-from torch_trt_ext.optimizer.engine_builder import BuiltEngine, EngineBuilder, Precision
-from torch_trt_ext.optimizer.latency import Latency, compare_latency, measure
+from torch_trt_ext.optimizer.engine_builder import EngineBuilder, Precision
+from torch_trt_ext.optimizer.latency import measure
 from torch_trt_ext.optimizer.script_module import wrap
 
 #: Share of the model's time below which a subgraph gets no engine.
 _MIN_SHARE = 0.01
-
-#: How many times as fast CUDA graphs must be to be used: they take memory, and differences below this are noise.
-_GRAPHS_PAY = 1.01
 
 #: Largest finite numbers.
 _LARGEST = {"float16": 65504.0, "bfloat16": 3.38e38, "float32": float("inf")}
@@ -68,35 +62,6 @@ class Subgraph:
         return [position for position, with_data in enumerate(self.with_data) if with_data]
 
 
-@dataclass
-class Candidate:
-    """A subgraph's engine, and what was measured of it.
-
-    Attributes:
-        subgraph: what it would replace.
-        precision: what it computes in.
-        built: the plan.
-        engine: the engine object.
-        build_seconds: time to build it or to find it in the cache, and to load it.
-        comparison: its outputs against the subgraph's in float32, the worst of the recorded calls.
-        engine_latency: of the engine.
-        torch_latency: of the subgraph.
-        rejected: why it is not used, or empty.
-        inaccurate: whether that is because of its answers, which more bits may mend.
-    """
-
-    subgraph: Subgraph
-    precision: Precision
-    built: BuiltEngine
-    engine: Any
-    build_seconds: float
-    comparison: Comparison | None = None
-    engine_latency: Latency | None = None
-    torch_latency: Latency | None = None
-    rejected: str = ""
-    inaccurate: bool = False
-
-
 class Unconvertible(Exception):
     """Some nodes of a subgraph cannot be in an engine.
 
@@ -119,7 +84,7 @@ class SubgraphFactory:
         nodes: its nodes.
         session: what was seen of its values.
         profile_sessions: for each profile, what was seen within it, and at its optimal shapes.
-        builder: what the engines are built with.
+        builder: what the engines are built with; it can be asked for.
         device: where the model runs.
     """
 
@@ -136,7 +101,7 @@ class SubgraphFactory:
         self._nodes = nodes
         self._session = session
         self._profiles = profile_sessions
-        self._builder = builder
+        self.builder = builder
         self._device = device
         self._values = session.values
         #: Models of the subgraphs of the last division, most of which the next one has again.
@@ -206,7 +171,7 @@ class SubgraphFactory:
             blamed = self._blame(subgraph, error)
             alone = all(not self._nodes[number].kind.startswith("prim::") for number in blamed)
             raise Unconvertible(blamed, is_operators_fault=alone) from error
-        refusals = self._builder.refusals(model)
+        refusals = self.builder.refusals(model)
         if refusals:
             raise Unconvertible(self._blame_refused(subgraph, model, refusals))
         _keep_outputs(model, subgraph.data_outputs)
@@ -284,22 +249,6 @@ class SubgraphFactory:
                 reasons[node.name] = numbers[number]
         return reasons
 
-    def build(self, subgraph: Subgraph, precision: Precision) -> Candidate:
-        """Builds and loads the engine.
-
-        Raises:
-            RuntimeError: it cannot be built or loaded.
-            ValueError: likewise.
-        """
-        assert subgraph.model is not None
-        start = time.perf_counter()
-        what = f"subgraph {subgraph.index} ({subgraph.operators} operators)"
-        built = self._builder.build(
-            subgraph.model, subgraph.ranges, precision, self.sensitive(subgraph, precision), what
-        )
-        engine = self._builder.load(built.plan)
-        return Candidate(subgraph, precision, built, engine, time.perf_counter() - start)
-
 
 #: What a subgraph's model depends on, within one prepared model: nodes, inputs, outputs, and which of these have data.
 _SubgraphKey = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[bool, ...]]
@@ -355,7 +304,7 @@ def find_idle(
         if not subgraph.calls:
             continue
         calls = max(session.values[value].count for value in subgraph.outputs) / observed_items
-        part_ms = calls * _quick(_caller(subgraph), device)
+        part_ms = calls * _quick(caller(subgraph), device)
         if part_ms < _MIN_SHARE * whole_ms:
             idle[subgraph.index] = (
                 f"is in a subgraph that takes {part_ms:.3g} of the model's {whole_ms:.3g} ms, too little for an engine"
@@ -363,115 +312,10 @@ def find_idle(
     return idle
 
 
-def _caller(subgraph: Subgraph) -> Callable[[], object]:
+def caller(subgraph: Subgraph) -> Callable[[], object]:
+    """A call of the subgraph in PyTorch on the first recorded inputs."""
     return lambda: subgraph.fallback(subgraph.calls[0])
 
 
 def _quick(call: Callable[[], object], device: torch.device) -> float:
     return measure(call, device=device, warmup=3, runs=5, max_seconds=5.0).median_ms
-
-
-def engine_call(candidate: Candidate, call: Sequence[Tensor]) -> list[Tensor]:
-    """Runs a candidate's engine on a recorded call; only outputs with data."""
-    given = [call[position] for position in candidate.subgraph.engine_inputs]
-    return list(candidate.engine.forward(given))
-
-
-def verify(candidate: Candidate, config: Config) -> None:
-    """Compares the engine with its subgraph in float32, and notes why it is rejected, if it is."""
-    subgraph = candidate.subgraph
-    worst: Comparison | None = None
-    for call in subgraph.calls:
-        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            expected = subgraph.fallback(list(call))
-        expected = [expected[position] for position in subgraph.data_outputs]
-        comparison = compare(expected, engine_call(candidate, call))
-        if worst is None or comparison.relative > worst.relative:
-            worst = comparison
-    assert worst is not None
-    candidate.comparison = worst
-    limit = config.accuracy.max_relative_error
-    if not config.accuracy.check or worst.within(limit):
-        return
-    forgiven = config.gpu_config.disable_fp16_accuracy_check and candidate.precision != "float32"
-    if not forgiven or not worst.within(float("inf")):
-        candidate.inaccurate = True
-        candidate.rejected = f"its engine in {candidate.precision} is not accurate: {worst.explain(limit)}"
-
-
-def choose_cuda_graphs(candidate: Candidate, config: Config, device: torch.device) -> None:
-    """Turns the engine's CUDA graphs on where the config says so, or where they are measured to be faster."""
-    choice = config.tensorrt.cuda_graphs
-    if device.type != "cuda" or choice == "off":
-        return
-    engine, call = candidate.engine, candidate.subgraph.calls[0]
-    if choice == "auto":
-
-        def run(with_graphs: bool) -> None:
-            engine.set_cuda_graphs(with_graphs)
-            engine_call(candidate, call)
-
-        latencies = compare_latency(
-            {"graphs": lambda: run(True), "none": lambda: run(False)},
-            device=device,
-            warmup=config.timing.subgraph_warmup_runs,
-            runs=config.timing.subgraph_timed_runs,
-            max_seconds=config.timing.max_seconds,
-        )
-        engine.set_cuda_graphs(latencies["graphs"].median_ms * _GRAPHS_PAY < latencies["none"].median_ms)
-    else:
-        engine.set_cuda_graphs(True)
-
-
-def time_against_torch(candidate: Candidate, config: Config, device: torch.device) -> None:
-    """Times the engine and its subgraph in turn, and rejects an engine that is not faster."""
-    subgraph = candidate.subgraph
-    call = subgraph.calls[0]
-    timing = config.timing
-    calls: dict[str, Callable[[], object]] = {
-        "torch": _caller(subgraph),
-        "engine": lambda: engine_call(candidate, call),
-    }
-    latencies = compare_latency(
-        calls,
-        device=device,
-        warmup=timing.subgraph_warmup_runs,
-        runs=timing.subgraph_timed_runs,
-        max_seconds=timing.max_seconds,
-    )
-    candidate.torch_latency, candidate.engine_latency = latencies["torch"], latencies["engine"]
-    speedup = candidate.torch_latency.median_ms / candidate.engine_latency.median_ms
-    if timing.compare and speedup < timing.min_speedup:
-        candidate.rejected = (
-            f"its engine is {speedup:.2f} times as fast, less than min_speedup {timing.min_speedup:g}: "
-            f"{candidate.engine_latency.median_ms:.3g} ms against {candidate.torch_latency.median_ms:.3g} ms in PyTorch"
-        )
-
-
-def make_replacement(candidate: Candidate, *, keep_fallback: bool) -> torch.jit.ScriptModule:
-    """The module that takes the subgraph's place."""
-    subgraph = candidate.subgraph
-    every_input = subgraph.engine_inputs == list(range(len(subgraph.inputs)))
-    module: torch.nn.Module
-    if not keep_fallback:
-        module = engine_module.EngineOnly(candidate.engine, subgraph.engine_inputs)
-    elif every_input and all(subgraph.with_data):
-        module = engine_module.EngineWithSubgraph(candidate.engine, subgraph.fallback)
-    else:
-        example = subgraph.fallback(list(subgraph.calls[0]))
-        others = [position for position in range(len(subgraph.inputs)) if position not in subgraph.engine_inputs]
-        shaped = [position for position, with_data in enumerate(subgraph.with_data) if not with_data]
-        module = engine_module.EngineOrSubgraph(
-            candidate.engine,
-            subgraph.fallback,
-            engine_inputs=subgraph.engine_inputs,
-            other_inputs=others,
-            other_shapes=[list(subgraph.calls[0][position].shape) for position in others],
-            other_like=[subgraph.calls[0][position].new_zeros(1) for position in others],
-            data_outputs=subgraph.data_outputs,
-            shape_outputs=shaped,
-            shapes=[list(example[position].shape) for position in shaped],
-            like=[example[position].new_zeros(1) for position in shaped],
-        )
-    script: torch.jit.ScriptModule = torch.jit.script(module)
-    return script

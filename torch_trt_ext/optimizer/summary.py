@@ -13,12 +13,12 @@ import torch
 from torch_trt_ext._C import NodeInfo, Session
 from torch_trt_ext.config import Config
 from torch_trt_ext.optimizer.accuracy import Comparison
+from torch_trt_ext.optimizer.candidates import Candidate
 from torch_trt_ext.optimizer.engine_builder import EngineBuilder, Precision
 from torch_trt_ext.optimizer.latency import Latency
 from torch_trt_ext.optimizer.model_input import ModelInput
 from torch_trt_ext.optimizer.report import NO_INPUT_INFORMATION, Overall, PassResult, Report, build_report
 from torch_trt_ext.optimizer.samples import Samples
-from torch_trt_ext.optimizer.subgraphs import Candidate
 from torch_trt_ext.optimizer.support import count_flops, occurrences
 
 #: Nodes that hold a program together: they take no time, so that nobody misses them in an engine.

@@ -34,6 +34,8 @@ struct Context {
   /// Whether these shapes were enqueued before; TensorRT defers work to the first time.
   bool has_run = false;
   GraphCache graphs;
+  /// Whether its layers are timed.
+  bool profiled = false;
   /// Recorded after each enqueue; what must be over before another stream may use the context.
   CudaEvent last_use;
   /// For calls from a stream that TensorRT cannot run on itself: recorded on the caller's stream before the enqueue.

@@ -1,21 +1,21 @@
 #include "runtime/tensorrt/logger.h"
 
-#include <c10/util/Logging.h>
-
+#include "runtime/log.h"
 #include "runtime/tensorrt/error_recorder.h"
 
 namespace torch_trt_ext::tensorrt {
 
 void Logger::log(Severity severity, const char* message) noexcept {
+  LogLevel level = LogLevel::kDebug;
   if (severity == Severity::kINTERNAL_ERROR || severity == Severity::kERROR) {
+    // It becomes part of an exception's message, and whoever catches that decides whether it is worth a line.
     ErrorRecorder::add(message);
   } else if (severity == Severity::kWARNING) {
-    try {
-      LOG(WARNING) << "TensorRT: " << message;
-    } catch (...) {
-      // A log that cannot be written is no reason to fail.
-    }
+    level = LogLevel::kWarning;
+  } else if (severity == Severity::kINFO) {
+    level = LogLevel::kInfo;
   }
+  torch_trt_ext::log(level, "tensorrt", message);
 }
 
 Logger& Logger::instance() {

@@ -4,7 +4,7 @@
 
 namespace torch_trt_ext::tensorrt {
 
-/// TensorRT's log: warnings go to torch's log, errors to ErrorRecorder, the rest is dropped unformatted.
+/// TensorRT's log, passed on to torch_trt_ext::log; errors also go to ErrorRecorder.
 class Logger : public nvinfer1::ILogger {
  public:
   void log(Severity severity, const char* message) noexcept override;

@@ -44,7 +44,8 @@ TensorRTEngine::TensorRTEngine(std::unique_ptr<nvinfer1::ICudaEngine> engine, at
       engine_(std::move(engine)),
       placeholder_(at::empty({256}, at::TensorOptions().dtype(at::kByte).device(device))),
       side_stream_(c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index())),
-      contexts_(*engine_) {
+      contexts_(*engine_),
+      graphs_(device) {
   read_tensors();
   read_profiles();
 }
@@ -57,9 +58,6 @@ TensorRTEngine::~TensorRTEngine() {
   (void)cudaSetDevice(device_.index());
   contexts_.finish();
   engine_.reset();
-  if (capture_stream_ != nullptr) {
-    (void)cudaStreamDestroy(capture_stream_);
-  }
   if (previous >= 0) {
     (void)cudaSetDevice(previous);
   }
@@ -114,11 +112,12 @@ std::vector<at::Tensor> TensorRTEngine::run(const std::vector<at::Tensor>& input
   if (capturing) {
     capture_mode.emplace(cudaStreamCaptureModeRelaxed);
   }
-  const bool graphs = !capturing && !has_host_tensors_ && graphs_wanted_.load(std::memory_order_relaxed) &&
-                      graphs_possible_.load(std::memory_order_relaxed);
+  const bool profiled = !capturing && profiling_.load(std::memory_order_relaxed);
+  const bool graphs = !capturing && !profiled && !has_host_tensors_ && graphs_.active();
   const ContextPool::Lease context = capturing ? contexts_.acquire_for_capture(stream, profile, bound_inputs)
                                                : contexts_.acquire(stream, profile, bound_inputs, graphs);
 
+  attach_profiler(*context, profiled);
   set_shapes(*context, bound_inputs);
   std::vector<at::Tensor> outputs = allocate_outputs(*context);
   // Freed when this call returns; the caching allocator hands it out again in the order of the caller's stream.
@@ -127,10 +126,16 @@ std::vector<at::Tensor> TensorRTEngine::run(const std::vector<at::Tensor>& input
   const bool outputs_known =
       std::all_of(outputs.begin(), outputs.end(), [](const at::Tensor& output) { return output.defined(); });
   if (graphs && outputs_known) {
-    if (run_graph(*context, addresses, caller.stream())) {
+    const auto bind_all = [&](const Addresses& all) {
+      std::vector<OutputAllocator> none;
+      bind(*context, all, none);
+    };
+    const auto find_all = [this](const std::vector<at::Tensor>& given, const std::vector<at::Tensor>& results,
+                                 const void* scratch) { return addresses_of(given, results, scratch); };
+    if (graphs_.run(*context, {bound_inputs, outputs, addresses, caller.stream(), bind_all, find_all})) {
       return outputs;
     }
-    // Nothing to do, unless a capture failed.
+    // Nothing to do, unless a recording failed.
     set_shapes(*context, bound_inputs);
   }
 
@@ -177,6 +182,10 @@ void TensorRTEngine::set_shapes(Context& context, const std::vector<at::Tensor>&
   // Known again once all are set: a failure in between must not leave a mixture that the next call takes for whole.
   context.distrust();
   context.has_run = false;
+  if (context.graphs.staged != nullptr) {
+    // What it runs may be on another stream than its memory was taken on.
+    C10_CUDA_CHECK(context.last_use.synchronize());
+  }
   context.graphs.clear();
   context.input_shapes.clear();
   ErrorRecorder::forget();
@@ -287,49 +296,34 @@ void TensorRTEngine::enqueue(Context& context, cudaStream_t stream, std::vector<
   context.has_run = true;
 }
 
-bool TensorRTEngine::run_graph(Context& context, const Addresses& addresses, cudaStream_t stream) {
-  GraphCache::Entry& entry = context.graphs.find(addresses);
-  if (entry.graph() == nullptr) {
-    if (!context.has_run || !entry.is_due()) {
-      return false;
-    }
-    std::vector<OutputAllocator> none;
-    bind(context, addresses, none);
-    entry.set_graph(capture(context));
-    if (entry.graph() == nullptr) {
-      context.distrust();
-      return false;
-    }
+void TensorRTEngine::attach_profiler(Context& context, bool wanted) {
+  if (context.profiled != wanted) {
+    // TensorRT reports layer by layer within enqueueV3, which waits for the GPU then.
+    context.handle->setProfiler(wanted ? &profiler_ : nullptr);
+    context.profiled = wanted;
   }
-  C10_CUDA_CHECK(cudaGraphLaunch(entry.graph(), stream));
-  context.last_use.record(stream);
-  graph_replays_.fetch_add(1, std::memory_order_relaxed);
-  return true;
 }
 
-cudaGraphExec_t TensorRTEngine::capture(Context& context) {
-  const std::lock_guard<std::mutex> lock(capture_mutex_);
-  if (capture_stream_ == nullptr) {
-    C10_CUDA_CHECK(cudaStreamCreateWithFlags(&capture_stream_, cudaStreamNonBlocking));
+void TensorRTEngine::set_profiling(bool enabled) {
+  if (enabled && !profiling_.load(std::memory_order_relaxed)) {
+    profiler_.times.clear();
   }
+  profiling_.store(enabled, std::memory_order_relaxed);
+}
+
+std::string TensorRTEngine::layer_info() const {
   ErrorRecorder::forget();
-  cudaError_t status = cudaSuccess;
-  const cudaGraphExec_t graph = capture_graph(
-      capture_stream_, [&context](cudaStream_t stream) { return context.handle->enqueueV3(stream); }, status);
-  if (graph == nullptr) {
-    graphs_possible_.store(false, std::memory_order_relaxed);
-    TORCH_WARN("this engine runs without CUDA graphs, since an enqueue of it cannot be recorded: ",
-               status == cudaSuccess ? ErrorRecorder::last_words() : cudaGetErrorString(status));
-  } else {
-    graph_captures_.fetch_add(1, std::memory_order_relaxed);
-  }
-  return graph;
+  const std::unique_ptr<nvinfer1::IEngineInspector> inspector(engine_->createEngineInspector());
+  const char* const text =
+      inspector == nullptr ? nullptr : inspector->getEngineInformation(nvinfer1::LayerInformationFormat::kJSON);
+  TORCH_CHECK(text != nullptr, "TensorRT must describe the engine's layers, it did not: ", ErrorRecorder::last_words());
+  return text;
 }
 
 std::map<std::string, int64_t> TensorRTEngine::counters() const {
-  return {{"contexts", static_cast<int64_t>(contexts_.size())},
-          {"graph_captures", graph_captures_.load(std::memory_order_relaxed)},
-          {"graph_replays", graph_replays_.load(std::memory_order_relaxed)}};
+  std::map<std::string, int64_t> counters = graphs_.counters();
+  counters["contexts"] = static_cast<int64_t>(contexts_.size());
+  return counters;
 }
 
 }  // namespace torch_trt_ext::tensorrt

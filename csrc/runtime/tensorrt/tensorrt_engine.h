@@ -5,11 +5,12 @@
 
 #include <atomic>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "runtime/engine.h"
 #include "runtime/tensorrt/context_pool.h"
+#include "runtime/tensorrt/graph_runner.h"
+#include "runtime/tensorrt/layer_profiler.h"
 #include "runtime/tensorrt/output_allocator.h"
 
 namespace torch_trt_ext::tensorrt {
@@ -38,10 +39,13 @@ class TensorRTEngine : public Engine {
 
   std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs, size_t profile) override;
 
-  void use_cuda_graphs(bool enabled) override { graphs_wanted_.store(enabled, std::memory_order_relaxed); }
+  void use_cuda_graphs(bool enabled) override { graphs_.want(enabled); }
 
-  /// "contexts": execution contexts made and alive; "graph_captures", "graph_replays": CUDA graphs recorded, and calls
-  /// that ran one.
+  std::string layer_info() const override;
+  void set_profiling(bool enabled) override;
+  std::vector<LayerTime> profile() const override { return profiler_.times.list(); }
+
+  /// "contexts": execution contexts made and alive; and those of GraphRunner.
   std::map<std::string, int64_t> counters() const override;
 
  private:
@@ -54,8 +58,7 @@ class TensorRTEngine : public Engine {
                          const void* memory) const;
   void bind(Context& context, const Addresses& addresses, std::vector<OutputAllocator>& allocators) const;
   void enqueue(Context& context, cudaStream_t stream, std::vector<OutputAllocator>& allocators) const;
-  bool run_graph(Context& context, const Addresses& addresses, cudaStream_t stream);
-  cudaGraphExec_t capture(Context& context);
+  void attach_profiler(Context& context, bool wanted);
 
   at::Device device_;
   std::unique_ptr<nvinfer1::ICudaEngine> engine_;
@@ -67,14 +70,9 @@ class TensorRTEngine : public Engine {
   at::Tensor placeholder_;
   c10::cuda::CUDAStream side_stream_;
   ContextPool contexts_;
-  std::atomic<bool> graphs_wanted_{false};
-  /// False once CUDA refused to record an enqueue.
-  std::atomic<bool> graphs_possible_{true};
-  std::atomic<int64_t> graph_captures_{0};
-  std::atomic<int64_t> graph_replays_{0};
-  /// Graphs are recorded here and run elsewhere. Not one of torch's streams, which others may use meanwhile.
-  cudaStream_t capture_stream_ = nullptr;
-  std::mutex capture_mutex_;
+  GraphRunner graphs_;
+  std::atomic<bool> profiling_{false};
+  LayerProfiler profiler_;
 };
 
 }  // namespace torch_trt_ext::tensorrt

@@ -1,0 +1,76 @@
+"""What can be asked of a TensorRT engine: its layers and their times, its name in profiles, its log."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+import torch
+
+from tests.gpu.networks import CONVOLUTION_TOLERANCE, ConvolutionTwin, convolution_plan
+from tests.gpu.test_tensorrt_engine import AFFINE_IO, image
+from torch_trt_ext import TRTEngineExtension, runtime
+
+
+@pytest.fixture
+def engine() -> Any:
+    return TRTEngineExtension(convolution_plan(), AFFINE_IO)
+
+
+def layer_names(engine: Any) -> list[str]:
+    layers = json.loads(engine.layer_info())["Layers"]
+    return [layer if isinstance(layer, str) else layer["Name"] for layer in layers]
+
+
+def test_layer_info(engine: Any) -> None:
+    assert len(layer_names(engine)) >= 3
+    assert all(layer_names(engine))
+
+
+@torch.no_grad()
+def test_profile_adds_up_over_calls_and_shapes(engine: Any) -> None:
+    twin = ConvolutionTwin().cuda()
+    engine.set_cuda_graphs(True)
+    inputs = [image(2, 3, 16, 16), image(8, 3, 64, 64)]
+
+    def run() -> None:
+        for x in inputs:
+            torch.testing.assert_close(
+                engine.forward([x])[0], twin(x), atol=CONVOLUTION_TOLERANCE, rtol=CONVOLUTION_TOLERANCE
+            )
+
+    run()
+    assert engine.profile() == []
+    engine.set_profiling(True)
+    for _ in range(5):
+        run()
+    rows = engine.profile()
+    assert {name for name, _, _ in rows} <= set(layer_names(engine))
+    assert {calls for _, calls, _ in rows} == {10}
+    assert 0 < sum(milliseconds for _, _, milliseconds in rows) < 1000
+    engine.set_profiling(False)
+    replays = engine.counters()["graph_replays"]
+    for _ in range(5):
+        run()
+    assert engine.profile() == rows
+    assert engine.counters()["graph_replays"] > replays
+
+
+def test_name_is_in_torchs_profiler(engine: Any) -> None:
+    x = image(2, 3, 16, 16)
+    engine.set_name("backbone")
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        engine.forward([x])
+    assert "torch_trt_ext::backbone" in {event.key for event in profile.key_averages()}
+
+
+def test_log_goes_to_pythons_logging(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="torch_trt_ext")
+    runtime.set_log_level("DEBUG")
+    try:
+        TRTEngineExtension(convolution_plan(), AFFINE_IO).forward([image(2, 3, 16, 16)])
+    finally:
+        runtime.set_log_level(logging.WARNING)
+    assert [record for record in caplog.records if record.name == "torch_trt_ext.tensorrt"]

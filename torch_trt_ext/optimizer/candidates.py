@@ -1,0 +1,174 @@
+"""Engines that may take their subgraphs' places: built, checked against them, timed against them, put in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torch_trt_ext.config import Config
+from torch_trt_ext.optimizer import engine_module
+from torch_trt_ext.optimizer.accuracy import Comparison, compare
+from torch_trt_ext.optimizer.engine_builder import BuiltEngine, Precision
+from torch_trt_ext.optimizer.latency import Latency, compare_latency
+from torch_trt_ext.optimizer.subgraphs import Subgraph, SubgraphFactory, caller
+
+#: How many times as fast CUDA graphs must be to be used: they take memory, and differences below this are noise.
+_GRAPHS_PAY = 1.01
+
+
+@dataclass
+class Candidate:
+    """A subgraph's engine, and what was measured of it.
+
+    Attributes:
+        subgraph: what it would replace.
+        precision: what it computes in.
+        built: the plan.
+        engine: the engine object.
+        build_seconds: time to build it or to find it in the cache, and to load it.
+        comparison: its outputs against the subgraph's in float32, the worst of the recorded calls.
+        engine_latency: of the engine.
+        torch_latency: of the subgraph.
+        rejected: why it is not used, or empty.
+        inaccurate: whether that is because of its answers, which more bits may mend.
+    """
+
+    subgraph: Subgraph
+    precision: Precision
+    built: BuiltEngine
+    engine: Any
+    build_seconds: float
+    comparison: Comparison | None = None
+    engine_latency: Latency | None = None
+    torch_latency: Latency | None = None
+    rejected: str = ""
+    inaccurate: bool = False
+
+
+def build(factory: SubgraphFactory, subgraph: Subgraph, precision: Precision) -> Candidate:
+    """Builds and loads the engine of a converted subgraph.
+
+    Raises:
+        RuntimeError: it cannot be built or loaded.
+        ValueError: likewise.
+    """
+    assert subgraph.model is not None
+    start = time.perf_counter()
+    what = f"subgraph {subgraph.index} ({subgraph.operators} operators)"
+    built = factory.builder.build(
+        subgraph.model, subgraph.ranges, precision, factory.sensitive(subgraph, precision), what
+    )
+    engine = factory.builder.load(built.plan)
+    return Candidate(subgraph, precision, built, engine, time.perf_counter() - start)
+
+
+def engine_call(candidate: Candidate, call: Sequence[Tensor]) -> list[Tensor]:
+    """Runs a candidate's engine on a recorded call; only outputs with data."""
+    given = [call[position] for position in candidate.subgraph.engine_inputs]
+    return list(candidate.engine.forward(given))
+
+
+def verify(candidate: Candidate, config: Config) -> None:
+    """Compares the engine with its subgraph in float32, and notes why it is rejected, if it is."""
+    subgraph = candidate.subgraph
+    worst: Comparison | None = None
+    for call in subgraph.calls:
+        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            expected = subgraph.fallback(list(call))
+        expected = [expected[position] for position in subgraph.data_outputs]
+        comparison = compare(expected, engine_call(candidate, call))
+        if worst is None or comparison.relative > worst.relative:
+            worst = comparison
+    assert worst is not None
+    candidate.comparison = worst
+    limit = config.accuracy.max_relative_error
+    if not config.accuracy.check or worst.within(limit):
+        return
+    forgiven = config.gpu_config.disable_fp16_accuracy_check and candidate.precision != "float32"
+    if not forgiven or not worst.within(float("inf")):
+        candidate.inaccurate = True
+        candidate.rejected = f"its engine in {candidate.precision} is not accurate: {worst.explain(limit)}"
+
+
+def choose_cuda_graphs(candidate: Candidate, config: Config, device: torch.device) -> None:
+    """Turns the engine's CUDA graphs on where the config says so, or where they are measured to be faster."""
+    choice = config.tensorrt.cuda_graphs
+    if device.type != "cuda" or choice == "off":
+        return
+    engine, call = candidate.engine, candidate.subgraph.calls[0]
+    if choice == "auto":
+
+        def run(with_graphs: bool) -> None:
+            engine.set_cuda_graphs(with_graphs)
+            engine_call(candidate, call)
+
+        latencies = compare_latency(
+            {"graphs": lambda: run(True), "none": lambda: run(False)},
+            device=device,
+            warmup=config.timing.subgraph_warmup_runs,
+            runs=config.timing.subgraph_timed_runs,
+            max_seconds=config.timing.max_seconds,
+        )
+        engine.set_cuda_graphs(latencies["graphs"].median_ms * _GRAPHS_PAY < latencies["none"].median_ms)
+    else:
+        engine.set_cuda_graphs(True)
+
+
+def time_against_torch(candidate: Candidate, config: Config, device: torch.device) -> None:
+    """Times the engine and its subgraph in turn, and rejects an engine that is not faster."""
+    subgraph = candidate.subgraph
+    call = subgraph.calls[0]
+    timing = config.timing
+    calls: dict[str, Callable[[], object]] = {
+        "torch": caller(subgraph),
+        "engine": lambda: engine_call(candidate, call),
+    }
+    latencies = compare_latency(
+        calls,
+        device=device,
+        warmup=timing.subgraph_warmup_runs,
+        runs=timing.subgraph_timed_runs,
+        max_seconds=timing.max_seconds,
+    )
+    candidate.torch_latency, candidate.engine_latency = latencies["torch"], latencies["engine"]
+    speedup = candidate.torch_latency.median_ms / candidate.engine_latency.median_ms
+    if timing.compare and speedup < timing.min_speedup:
+        candidate.rejected = (
+            f"its engine is {speedup:.2f} times as fast, less than min_speedup {timing.min_speedup:g}: "
+            f"{candidate.engine_latency.median_ms:.3g} ms against {candidate.torch_latency.median_ms:.3g} ms in PyTorch"
+        )
+
+
+def make_replacement(candidate: Candidate, *, keep_fallback: bool) -> torch.jit.ScriptModule:
+    """The module that takes the subgraph's place."""
+    subgraph = candidate.subgraph
+    every_input = subgraph.engine_inputs == list(range(len(subgraph.inputs)))
+    module: torch.nn.Module
+    candidate.engine.set_name(subgraph.name)
+    if not keep_fallback:
+        module = engine_module.EngineOnly(candidate.engine, subgraph.engine_inputs)
+    elif every_input and all(subgraph.with_data):
+        module = engine_module.EngineWithSubgraph(candidate.engine, subgraph.fallback)
+    else:
+        example = subgraph.fallback(list(subgraph.calls[0]))
+        others = [position for position in range(len(subgraph.inputs)) if position not in subgraph.engine_inputs]
+        shaped = [position for position, with_data in enumerate(subgraph.with_data) if not with_data]
+        module = engine_module.EngineOrSubgraph(
+            candidate.engine,
+            subgraph.fallback,
+            engine_inputs=subgraph.engine_inputs,
+            other_inputs=others,
+            other_shapes=[list(subgraph.calls[0][position].shape) for position in others],
+            other_like=[subgraph.calls[0][position].new_zeros(1) for position in others],
+            data_outputs=subgraph.data_outputs,
+            shape_outputs=shaped,
+            shapes=[list(example[position].shape) for position in shaped],
+            like=[example[position].new_zeros(1) for position in shaped],
+        )
+    script: torch.jit.ScriptModule = torch.jit.script(module)
+    return script
