@@ -155,7 +155,7 @@ def _raw(setting: Setting) -> Any:
         module = case.plain if case.trunk is None else case.trunk
         with torch.no_grad():
             example = module(*case.arguments)
-        model = _to_onnx(module, case.arguments, len(flatten_tensors(example)))
+        model = to_onnx(module, case.arguments, len(flatten_tensors(example)))
         setting.shared["raw"] = (_RawTensorRT if setting.on_gpu else _RawOpenVINO)(setting, model, example)
     return setting.shared["raw"]
 
@@ -178,8 +178,10 @@ class _Raw:
         return answers[0] if self._names is None else dict(zip(self._names, answers, strict=True))
 
 
-def _to_onnx(module: nn.Module, arguments: tuple[Any, ...], outputs: int) -> onnx.ModelProto:
-    """One graph of the whole, as torch's own exporter traces it."""
+def to_onnx(
+    module: nn.Module, arguments: tuple[Any, ...], outputs: int, dynamic: Mapping[int, str] | None = None
+) -> onnx.ModelProto:
+    """One graph of the whole, as torch's own exporter traces it; ``dynamic`` dimensions of the first input vary."""
     buffer = io.BytesIO()
     fast_path = torch.backends.mha.get_fastpath_enabled()
     # The fused attention of PyTorch's fast path has no ONNX form.
@@ -195,13 +197,14 @@ def _to_onnx(module: nn.Module, arguments: tuple[Any, ...], outputs: int) -> onn
                 opset_version=OPSET,
                 input_names=["input_0"],
                 output_names=[f"output_{index}" for index in range(outputs)],
+                dynamic_axes={"input_0": dict(dynamic)} if dynamic else None,
             )
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
     return onnx.load_from_string(buffer.getvalue())
 
 
-class _TensorRTContext:
+class TensorRTContext:
     """An engine's execution context with everything bound.
 
     Args:
@@ -247,12 +250,12 @@ class _RawTensorRT(_Raw):
         plan = build_tensorrt_from_onnx(
             model, [{"input_0": (tuple(images.shape),) * 3}], timing_cache=timings, what="the whole model"
         )
-        self._contexts = [_TensorRTContext(plan.data, {"input_0": images})]
+        self._contexts = [TensorRTContext(plan.data, {"input_0": images})]
         names = [f"output_{index}" for index in range(len(self._contexts[0].outputs))]
         if case.postprocess is not None:
             inputs, outputs, _, _ = case.postprocess.io_names()
             heads = {name: self._contexts[0].outputs[given] for name, given in zip(inputs, names, strict=True)}
-            self._contexts.append(_TensorRTContext(bytes(case.postprocess.plan().cpu().numpy()), heads))
+            self._contexts.append(TensorRTContext(bytes(case.postprocess.plan().cpu().numpy()), heads))
             names = list(outputs)
         self._answers = [self._contexts[-1].outputs[name] for name in names]
         # TensorRT waits for the GPU on the default stream.

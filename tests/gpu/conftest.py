@@ -9,12 +9,13 @@ import functools
 import json
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from benchmarks.timing import environment
-from torch_trt_ext.builders.tensorrt_build import missing_for_building
+from torch_trt_ext.builders.tensorrt_build import keep_builders, missing_for_building
 
 _FOLDER = Path(__file__).parent
 _outcomes: Counter[str] = Counter()
@@ -34,6 +35,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _gpu_is_there() -> None:
     if _missing():
         pytest.fail(f"TORCH_TRT_EXT_REQUIRE_GPU=1, but {_missing()}")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_builder() -> Iterator[None]:
+    """To make one takes as long as many a test."""
+    with keep_builders():
+        yield
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -1,0 +1,430 @@
+"""Measures what a call of an engine costs, against the same engine called in every other way, in one process.
+
+    python -m benchmarks.bench_runtime --out results.json [--only host,latency,shapes,...] [--cache folder]
+
+The engines are float16 and built here: a tiny one, whose kernel takes less time than any call of it, ResNet-50, and the
+trunk of torchvision's RetinaNet. Answers are checked before anything is timed. A GPU with TensorRT and its builder is
+needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.util
+import json
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, List  # noqa: UP035  (what TorchScript reads)
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.models import build_case
+from benchmarks.peers import TensorRTContext, to_onnx
+from benchmarks.timing import environment
+from torch_trt_ext import EnginePlan, TRTEngineExtension
+from torch_trt_ext.builders.onnx_tensorrt import build_tensorrt_from_onnx, timing_cache_name
+from torch_trt_ext.builders.tensorrt_build import build_logger, import_tensorrt, keep_builders
+from torch_trt_ext.config import KEEP_FLOAT32
+from torch_trt_ext.optimizer.accuracy import compare
+from torch_trt_ext.optimizer.engine_cache import TimingCache
+from torch_trt_ext.optimizer.half_precision import to_half_precision
+from torch_trt_ext.optimizer.latency import compare_latency
+from torch_trt_ext.optimizer.structures import flatten_tensors
+
+Results = dict[str, Any]
+
+TOLERANCE = 0.05
+
+#: Calls of a tiny engine between two waits for the GPU: few enough that its queue never fills.
+CALLS_AT_ONCE = 50
+BATCHES = 60
+
+THREADS = 8
+SECONDS_OF_THREADS = 3.0
+
+
+class Tiny(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x + 1
+
+
+class Wide(nn.Module):
+    """Few weights, large activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *[nn.Conv2d(3 if not i else 64, 64, 3, padding=1) for i in range(3)], nn.Conv2d(64, 3, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.body(x)
+        return result
+
+
+class Loop(nn.Module):
+    """Calls an engine from TorchScript."""
+
+    def __init__(self, engine: Any) -> None:
+        super().__init__()
+        self.engine = engine
+
+    def forward(self, inputs: List[Tensor], calls: int) -> List[Tensor]:  # noqa: UP006
+        outputs: List[Tensor] = []  # noqa: UP006
+        for _ in range(calls):
+            outputs = self.engine.forward(inputs)
+        return outputs
+
+
+class Bench:
+    """Builds the engines that the measurements share.
+
+    Args:
+        cache: folder where TensorRT's timings are kept, or None.
+    """
+
+    def __init__(self, cache: Path | None) -> None:
+        self._timings = TimingCache(cache, timing_cache_name()) if cache else None
+
+    def plan(self, module: nn.Module, x: Tensor, shapes: tuple[Any, Any, Any] | None = None) -> EnginePlan:
+        """An engine in float16 for one shape, or for shapes from the first to the last of three."""
+        with torch.no_grad():
+            outputs = flatten_tensors(module(x))
+        dynamic = None if shapes is None else {0: "batch"}
+        model = to_half_precision(
+            to_onnx(module, (x,), len(outputs), dynamic), half="float16", keep_float32_ops=KEEP_FLOAT32
+        ).model
+        ranges = shapes or (tuple(x.shape),) * 3
+        return build_tensorrt_from_onnx(
+            model, [{"input_0": ranges}], timing_cache=self._timings, what=type(module).__name__
+        )
+
+    @functools.cached_property
+    def tiny(self) -> tuple[EnginePlan, Tensor]:
+        x = torch.rand(1, 3, 8, 8, device="cuda")
+        return self.plan(Tiny(), x, ((1, 3, 8, 8), (2, 3, 8, 8), (64, 3, 8, 8))), x
+
+    @functools.cache  # noqa: B019  (as long as the process)
+    def resnet(self, batch: int) -> tuple[EnginePlan, nn.Module, Tensor]:
+        case = build_case("resnet50", "cuda", batch=batch)
+        return self.plan(case.model, case.arguments[0]), case.model, case.arguments[0]
+
+    @functools.cached_property
+    def trunk(self) -> tuple[EnginePlan, nn.Module, Tensor]:
+        case = build_case("retinanet_with_engine", "cuda")
+        assert case.trunk is not None
+        return self.plan(case.trunk, case.arguments[0]), case.trunk, case.arguments[0]
+
+
+def engine_of(plan: EnginePlan, *, graphs: bool = False) -> Any:
+    engine = TRTEngineExtension(plan.data, plan.io_spec)
+    engine.set_cuda_graphs(graphs)
+    return engine
+
+
+def naive_engine(plan: EnginePlan) -> Any:
+    """benchmarks/naive_engine.cpp, compiled here."""
+    from torch.utils.cpp_extension import load
+
+    headers = importlib.util.find_spec("kernel_lens")
+    folders = (
+        [str(Path(next(iter(headers.submodule_search_locations or []))) / "include" / "tensorrt")] if headers else []
+    )
+    root = os.environ.get("TENSORRT_ROOT")
+    if root:
+        folders.append(f"{root}/include")
+    load(
+        "naive_engine",
+        [str(Path(__file__).with_name("naive_engine.cpp"))],
+        extra_include_paths=folders,
+        extra_ldflags=([f"-L{root}"] if root else []) + ["-lnvinfer"],
+        with_cuda=True,
+        is_python_module=False,
+    )
+    return torch.classes.naive_engine.NaiveEngine(plan.data)
+
+
+def host_microseconds(call: Callable[[], object], calls: int = CALLS_AT_ONCE) -> float:
+    """Median host time of one call, where ``call`` makes ``calls`` at once; the GPU is waited for between, untimed."""
+    times = []
+    for batch in range(BATCHES + 10):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        call()
+        if batch >= 10:
+            times.append((time.perf_counter() - start) / calls)
+    torch.cuda.synchronize()
+    return round(statistics.median(times) * 1e6, 3)
+
+
+def repeated(call: Callable[[], object]) -> Callable[[], None]:
+    def run() -> None:
+        for _ in range(CALLS_AT_ONCE):
+            call()
+
+    return run
+
+
+def measure_host(bench: Bench) -> Results:
+    """Microseconds of host time a call of the tiny engine."""
+    plan, x = bench.tiny
+    expected = 2 * x + 1
+    raw = TensorRTContext(plan.data, {"input_0": x})
+    side = torch.cuda.Stream()
+    engines = {"ours": engine_of(plan), "ours, CUDA graphs": engine_of(plan, graphs=True)}
+    results: Results = {"raw execute_async_v3 from Python": host_microseconds(repeated(lambda: raw.enqueue(side)))}
+    try:
+        engines["naive torch class"] = naive_engine(plan)
+    except Exception as error:  # a compiler or headers may be missing
+        results["naive torch class"] = f"failed: {error}"[:300]
+    for name, engine in engines.items():
+        assert compare(expected, engine.forward([x])[0]).within(TOLERANCE), name
+        inputs = [x]
+        loop = torch.jit.script(Loop(engine))
+        for where, stream in (("side stream", side), ("default stream", torch.cuda.default_stream())):
+            with torch.cuda.stream(stream), torch.no_grad():
+                results[f"{name}, from Python, {where}"] = host_microseconds(
+                    repeated(lambda engine=engine, inputs=inputs: engine.forward(inputs))
+                )
+                results[f"{name}, in a scripted loop, {where}"] = host_microseconds(
+                    lambda loop=loop, inputs=inputs: loop(inputs, CALLS_AT_ONCE)
+                )
+    with torch.no_grad():
+        eager = Tiny()
+        results["eager PyTorch, two operators"] = host_microseconds(repeated(lambda: eager(x)))
+    return results
+
+
+def measure_latency(bench: Bench) -> Results:
+    """Milliseconds a call, raw and ours, without and with CUDA graphs."""
+    results = {}
+    for name, (plan, module, x) in {
+        "resnet50 batch 1": bench.resnet(1),
+        "resnet50 batch 8": bench.resnet(8),
+        "RetinaNet trunk batch 1": bench.trunk,
+    }.items():
+        with torch.no_grad():
+            expected = module(x)
+        raw = TensorRTContext(plan.data, {"input_0": x})
+        raw_in_graph = TensorRTContext(plan.data, {"input_0": x})
+        side = torch.cuda.Stream()
+        torch.cuda.synchronize()
+        raw.enqueue(side)
+        raw_in_graph.enqueue(side)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            raw_in_graph.enqueue(torch.cuda.current_stream())
+        ours, with_graphs = engine_of(plan), engine_of(plan, graphs=True)
+
+        def on_side(engine: Any, x: Tensor = x, side: Any = side) -> None:
+            with torch.cuda.stream(side):
+                engine.forward([x])
+
+        calls: dict[str, Callable[[], object]] = {
+            "raw": functools.partial(raw.enqueue, side),
+            "ours, side stream": functools.partial(on_side, ours),
+            "ours, default stream": functools.partial(ours.forward, [x]),
+            "raw graph": graph.replay,
+            "ours with graphs, side stream": functools.partial(on_side, with_graphs),
+            "ours with graphs, default stream": functools.partial(with_graphs.forward, [x]),
+        }
+        answers = list(raw.outputs.values())
+        calls["raw"]()
+        torch.cuda.synchronize()
+        flat = [tensor for _, tensor in flatten_tensors(expected)]
+        for given in (answers, ours.forward([x]), with_graphs.forward([x])):
+            assert compare(flat, list(given)).within(TOLERANCE), name
+        latencies = compare_latency(calls, device="cuda", max_seconds=30)
+        results[name] = {way: latency.as_dict() for way, latency in latencies.items()}
+        for way, base in (("ours, side stream", "raw"), ("ours with graphs, side stream", "raw graph")):
+            results[name][way]["times_raw"] = round(latencies[way].median_ms / latencies[base].median_ms, 4)
+    return results
+
+
+def measure_shapes(bench: Bench) -> Results:
+    """Four shapes in turn with CUDA graphs on: how many recordings, how much host time."""
+    plan, _ = bench.tiny
+    engine = engine_of(plan, graphs=True)
+    inputs = [[torch.rand(batch, 3, 8, 8, device="cuda")] for batch in (1, 2, 7, 64)]
+
+    def run() -> None:
+        for x in inputs:
+            engine.forward(x)
+
+    for _ in range(10):
+        run()
+    warm = engine.counters()["graph_captures"]
+    microseconds = host_microseconds(run, len(inputs))
+    return {
+        "captures of the warm-up": warm,
+        "captures after it": engine.counters()["graph_captures"] - warm,
+        "host microseconds a call": microseconds,
+        "contexts": engine.counters()["contexts"],
+    }
+
+
+def _in_threads(engines: Sequence[Any], x: Tensor, expected: Tensor) -> Results:
+    """Calls from eight threads with a stream each for some seconds; every answer is checked on the GPU."""
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    free = torch.cuda.mem_get_info()[0]
+    torch.cuda.reset_peak_memory_stats()
+    counts = [0] * len(engines)
+    wrong = [0.0] * len(engines)
+    scale = expected.norm()
+    stop = threading.Event()
+
+    def work(index: int) -> None:
+        with torch.no_grad(), torch.cuda.stream(torch.cuda.Stream()):
+            worst = torch.zeros((), device="cuda")
+            while not stop.is_set():
+                for _ in range(10):
+                    (y,) = engines[index].forward([x])
+                    worst = torch.maximum(worst, (y.float() - expected).norm() / scale)
+                torch.cuda.current_stream().synchronize()
+                counts[index] += 10
+            wrong[index] = worst.item()
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(engines))]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    time.sleep(SECONDS_OF_THREADS)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    seconds = time.perf_counter() - start
+    return {
+        "calls a second": round(sum(counts) / seconds, 1),
+        "worst relative error": float(f"{max(wrong):.3g}"),
+        "device memory, MiB": round((free - torch.cuda.mem_get_info()[0]) / 2**20, 1),
+    }
+
+
+def measure_threads(bench: Bench) -> Results:
+    """Eight threads with streams of their own on one engine, and on one engine each."""
+    plan, module, x = bench.resnet(1)
+    with torch.no_grad():
+        expected = module(x)
+    results = {}
+    for graphs in (False, True):
+        for name, count in (("one engine", 1), ("an engine each", THREADS)):
+            engines = [engine_of(plan, graphs=graphs) for _ in range(count)] * (THREADS // count)
+            results[f"{name}, graphs {'on' if graphs else 'off'}"] = _in_threads(engines, x, expected)
+            del engines
+    return results
+
+
+def measure_memory(bench: Bench) -> Results:
+    """Peak device memory of calls of two engines, alone and one after the other in one model."""
+    first, second = (
+        (bench.plan(Wide().cuda(), x), x)
+        for x in (torch.rand(4, 3, 512, 512, device="cuda"), torch.rand(8, 3, 512, 512, device="cuda"))
+    )
+    made = [(engine_of(plan), x) for plan, x in (first, second)]
+
+    def peak(parts: Sequence[tuple[Any, Tensor]]) -> float:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        for engine, x in parts:
+            engine.forward([x])
+        torch.cuda.synchronize()
+        return round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
+
+    for engine, x in made:
+        engine.forward([x])
+    return {
+        "first alone, MiB": peak(made[:1]),
+        "second alone, MiB": peak(made[1:]),
+        "both in one model, MiB": peak(made),
+    }
+
+
+def measure_load(bench: Bench) -> Results:
+    """From a saved model on disk to the first answer, against the same of the plan with TensorRT's own interface."""
+    plan, _, x = bench.resnet(1)
+    trt = import_tensorrt()
+    with tempfile.TemporaryDirectory() as folder:
+        model_path, plan_path = Path(folder) / "model.pt", Path(folder) / "model.plan"
+        torch.jit.save(torch.jit.script(Loop(engine_of(plan))), str(model_path))
+        plan.save(plan_path)
+        runtime = trt.Runtime(build_logger())
+
+        def raw() -> None:
+            engine = runtime.deserialize_cuda_engine(plan_path.read_bytes())
+            context = engine.create_execution_context()
+            output = torch.empty(1, 1000, device="cuda")
+            context.set_tensor_address("input_0", x.data_ptr())
+            context.set_tensor_address("output_0", output.data_ptr())
+            context.execute_async_v3(torch.cuda.Stream().cuda_stream)
+            torch.cuda.synchronize()
+
+        def ours() -> None:
+            torch.jit.load(str(model_path))([x], 1)
+            torch.cuda.synchronize()
+
+        times: dict[str, list[float]] = {"raw": [], "ours": []}
+        for turn in range(9):
+            for name, call in (("raw", raw), ("ours", ours)):
+                start = time.perf_counter()
+                call()
+                if turn:
+                    times[name].append((time.perf_counter() - start) * 1000)
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        return {
+            "raw, ms": round(medians["raw"], 2),
+            "ours, ms": round(medians["ours"], 2),
+            "times_raw": round(medians["ours"] / medians["raw"], 4),
+            "plan, bytes": len(plan.data),
+            "file, bytes": model_path.stat().st_size,
+        }
+
+
+MEASUREMENTS: dict[str, Callable[[Bench], Results]] = {
+    "host": measure_host,
+    "latency": measure_latency,
+    "shapes": measure_shapes,
+    "threads": measure_threads,
+    "memory": measure_memory,
+    "load": measure_load,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="JSON file")
+    parser.add_argument("--only", default=",".join(MEASUREMENTS), help="names with commas; default: all")
+    parser.add_argument("--cache", type=Path, help="folder for TensorRT's timings; default: none")
+    args = parser.parse_args(arguments)
+    unknown = [name for name in args.only.split(",") if name not in MEASUREMENTS]
+    if unknown:
+        parser.error(f"--only must be of {', '.join(MEASUREMENTS)}, got {', '.join(unknown)}")
+    results: Results = {
+        "command": "python -m benchmarks.bench_runtime " + " ".join(sys.argv[1:] if arguments is None else arguments),
+        "environment": environment(),
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with keep_builders():
+        bench = Bench(args.cache)
+        for name in args.only.split(","):
+            try:
+                results[name] = MEASUREMENTS[name](bench)
+            except Exception as error:  # one that fails must not hide the others
+                results[name] = {"failed": f"{type(error).__name__}: {error}"[:2000]}
+            print(json.dumps({name: results[name]}, indent=1), flush=True)
+            args.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
