@@ -1,6 +1,7 @@
 #include "common/plugin_fields.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <stdexcept>
 
@@ -124,6 +125,11 @@ int32_t PluginFields::read_int32(const char* name, int32_t default_value) const 
   return field == nullptr ? default_value : load<int32_t>(*field);
 }
 
+float PluginFields::read_float(const char* name, float default_value) const {
+  const PluginField* field = find(name);
+  return field == nullptr ? default_value : load<float>(*field);
+}
+
 std::string PluginFields::read_string(const char* name, const char* default_value) const {
   const PluginField* field = find(name);
   if (field == nullptr) {
@@ -142,6 +148,12 @@ void require_at_least(const char* name, int32_t value, int32_t minimum) {
 void require_fraction(const char* name, float value) {
   if (!(value >= 0.0F && value <= 1.0F)) {
     fail(name, "in [0, 1]", std::to_string(value));
+  }
+}
+
+void require_finite(const char* name, float value) {
+  if (!std::isfinite(value)) {
+    fail(name, "finite", std::to_string(value));
   }
 }
 

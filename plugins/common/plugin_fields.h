@@ -34,6 +34,7 @@ class PluginFields {
 
   /// These return `default_value` when the field is missing.
   int32_t read_int32(const char* name, int32_t default_value) const;
+  float read_float(const char* name, float default_value) const;
   /// A string ends at its length or at its first NUL.
   std::string read_string(const char* name, const char* default_value) const;
 
@@ -47,5 +48,6 @@ class PluginFields {
 /// Throw std::invalid_argument naming the field when the value is out of its range.
 void require_at_least(const char* name, int32_t value, int32_t minimum);
 void require_fraction(const char* name, float value);
+void require_finite(const char* name, float value);
 
 }  // namespace torch_trt_ext::plugins

@@ -8,6 +8,8 @@
 #include "common/export.h"
 #include "common/plugin_creator.h"
 #include "common/tensorrt_library.h"
+#include "layers/group_norm_plugin.h"
+#include "layers/leaky_relu_plugin.h"
 #include "retinanet/decode_plugin.h"
 #include "retinanet/nms_plugin.h"
 #include "retinanet/postprocess_plugin.h"
@@ -15,12 +17,13 @@
 namespace torch_trt_ext::plugins {
 namespace {
 
-using Creators = std::array<nvinfer1::IPluginCreatorInterface*, 3>;
+using Creators = std::array<nvinfer1::IPluginCreatorInterface*, 5>;
 
 /// The creators live as long as the process: TensorRT's registry keeps pointers to them and is torn down after us.
 const Creators& creators() {
-  static const Creators& all = *new Creators{new PluginCreator<DecodePlugin>(), new PluginCreator<NmsPlugin>(),
-                                             new PluginCreator<PostProcessPlugin>()};
+  static const Creators& all = *new Creators{
+      new PluginCreator<DecodePlugin>(), new PluginCreator<NmsPlugin>(), new PluginCreator<PostProcessPlugin>(),
+      new PluginCreator<LeakyReluPlugin>(), new PluginCreator<GroupNormPlugin>()};
   return all;
 }
 

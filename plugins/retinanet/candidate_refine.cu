@@ -29,15 +29,11 @@ class TileDealer {
 template <class Tile>
 __device__ __forceinline__ void count_keys(const CandidateWork& work, const KeyRange& range, const Tile& tile,
                                            uint32_t* bins) {
-  if (!tile.may_have_candidates(work)) {
-    return;
-  }
   // Neighbours often share a bin when scores are many and equal: one addition for all of them.
   uint32_t bin = 0;
   uint32_t equal = 0;
-#pragma unroll
-  for (uint32_t score = 0; score < Tile::kScores; ++score) {
-    const CandidateKey key = tile.key(work, score);
+  for (uint32_t left = tile.may_be_candidates(); left != 0; left &= left - 1) {
+    const CandidateKey key = tile.key(work, lowest_bit(left));
     if (key != 0 && key >= range.low && key <= range.high) {
       const uint32_t this_bin = key_bin(range, key);
       if (this_bin != bin && equal != 0) {
@@ -132,7 +128,7 @@ __global__ void __launch_bounds__(kScanThreads) refine_kernel(const __grid_const
       }
       __syncthreads();
       for (uint32_t chunk = first; chunk < level.chunks_per_image; chunk += gridDim.x) {
-        const ScoreTile<T, kSigmoid> tile(level, pair / work.num_levels, chunk);
+        const ScoreTile<T, kSigmoid> tile(work, level, pair / work.num_levels, chunk);
         count_keys(work, range, tile, bins);
       }
       __syncthreads();
@@ -158,7 +154,7 @@ __global__ void __launch_bounds__(kScanThreads) refine_kernel(const __grid_const
     const CandidateKey cutoff = work.refine_states[entry].range.low;
     const uint32_t first = dealer.first(level.chunks_per_image);
     for (uint32_t chunk = first; chunk < level.chunks_per_image; chunk += gridDim.x) {
-      const ScoreTile<T, kSigmoid> tile(level, pair / work.num_levels, chunk);
+      const ScoreTile<T, kSigmoid> tile(work, level, pair / work.num_levels, chunk);
       append_candidates(work, level, pair / work.num_levels, pair, tile, cutoff, shared);
       // `shared` is written again for the next tile.
       __syncthreads();

@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kScanThreads) scan_kernel(const __grid_constan
   const LevelWork& level = work.levels[level_number];
   const uint32_t block = blockIdx.x - level.first_block;
   const uint32_t image = block / level.chunks_per_image;
-  const ScoreTile<T, kSigmoid> tile(level, image, block % level.chunks_per_image);
+  const ScoreTile<T, kSigmoid> tile(work, level, image, block % level.chunks_per_image);
   append_candidates(work, level, image, image * work.num_levels + level_number, tile, 0, shared);
 }
 

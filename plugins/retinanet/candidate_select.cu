@@ -15,6 +15,29 @@ __device__ __forceinline__ const CandidateKey* pair_keys(const CandidateWork& wo
   return level.keys + static_cast<int64_t>(pair / work.num_levels) * level.capacity;
 }
 
+/// Calls `visit` for each of `count` keys, by any of the block's threads.
+///
+/// A block alone has to read tens of thousands: each thread has several loads under way before it looks at the first.
+template <class Visit>
+__device__ __forceinline__ void for_each_key(const CandidateKey* keys, uint32_t count, Visit&& visit) {
+  constexpr uint32_t kLoads = 8;
+  for (uint32_t start = threadIdx.x; start < count; start += kLoads * kSortThreads) {
+    CandidateKey loaded[kLoads];
+#pragma unroll
+    for (uint32_t load = 0; load < kLoads; ++load) {
+      const uint32_t index = start + load * kSortThreads;
+      // Nobody's key is 0.
+      loaded[load] = index < count ? __ldcg(&keys[index]) : 0;
+    }
+#pragma unroll
+    for (uint32_t load = 0; load < kLoads; ++load) {
+      if (loaded[load] != 0) {
+        visit(loaded[load]);
+      }
+    }
+  }
+}
+
 /// A key that no more than kSortCapacity of the pair's keys, but at least K, are not below.
 __device__ CandidateKey find_cutoff(const CandidateWork& work, const CandidateKey* keys, uint32_t count,
                                     SortMemory& memory) {
@@ -24,13 +47,11 @@ __device__ CandidateKey find_cutoff(const CandidateWork& work, const CandidateKe
       memory.bins[bin] = 0;
     }
     __syncthreads();
-#pragma unroll 4
-    for (uint32_t index = threadIdx.x; index < count; index += kSortThreads) {
-      const CandidateKey key = keys[index];
+    for_each_key(keys, count, [&](CandidateKey key) {
       if (key >= range.low && key <= range.high) {
         atomicAdd(&memory.bins[key_bin(range, key)], 1U);
       }
-    }
+    });
     __syncthreads();
     const BinChoice chosen =
         choose_bin<kSortThreads>(memory.bins, memory.warp_sums, &memory.choice, work.topk - range.above);
@@ -50,20 +71,27 @@ __global__ void __launch_bounds__(kSortThreads, 1)
   const LevelWork& level = work.levels[pair % work.num_levels];
   const uint32_t count = min(work.counts[pair], level.capacity);
   const CandidateKey* keys = pair_keys(work, level, pair);
-  const CandidateKey cutoff = count > kSortCapacity ? find_cutoff(work, keys, count, memory) : CandidateKey{0};
-  if (threadIdx.x == 0) {
-    memory.count = 0;
-  }
-  __syncthreads();
-#pragma unroll 4
-  for (uint32_t index = threadIdx.x; index < count; index += kSortThreads) {
-    const CandidateKey key = keys[index];
-    if (key >= cutoff) {
-      memory.keys[atomicAdd(&memory.count, 1U)] = key;
+  uint32_t taken = count;
+  if (count > kSortCapacity) {
+    const CandidateKey cutoff = find_cutoff(work, keys, count, memory);
+    if (threadIdx.x == 0) {
+      memory.count = 0;
     }
+    __syncthreads();
+    for_each_key(keys, count, [&](CandidateKey key) {
+      if (key >= cutoff) {
+        memory.keys[atomicAdd(&memory.count, 1U)] = key;
+      }
+    });
+    __syncthreads();
+    taken = memory.count;
+  } else {
+    for (uint32_t index = threadIdx.x; index < count; index += kSortThreads) {
+      memory.keys[index] = keys[index];
+    }
+    __syncthreads();
   }
-  __syncthreads();
-  sort_keys(memory, memory.count, [&](CandidateKey key, uint32_t place) {
+  sort_keys(memory, taken, [&](CandidateKey key, uint32_t place) {
     if (place < work.topk) {
       write_candidate<T>(work, level, pair, key, place, outputs);
     }

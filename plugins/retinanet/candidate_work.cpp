@@ -4,7 +4,7 @@
 #include <cfloat>
 #include <cmath>
 
-#include "retinanet/workspace.h"
+#include "common/workspace.h"
 
 namespace torch_trt_ext::plugins {
 namespace {
@@ -128,6 +128,7 @@ cudaError_t launch_candidates(const Heads& heads, const CandidateOptions& option
   work.head_thresh =
       options.activation == ScoreActivation::kSigmoid ? logit_below(options.score_thresh) : options.score_thresh;
   work.convention = options.convention;
+  work.image_sizes = heads.image_sizes;
 
   cudaError_t status = cudaMemsetAsync(workspace, 0, cleared_bytes, stream);
   if (status == cudaSuccess && blocks > 0) {

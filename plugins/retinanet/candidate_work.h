@@ -68,6 +68,7 @@ struct CandidateWork {
   /// No element of the heads that is not greater can be a candidate.
   float head_thresh;
   BoxConvention convention;
+  ImageSizes image_sizes;
   /// Keys found a pair; may exceed the capacity until refine_kernel is done. Zero at first, like the next two.
   uint32_t* counts;
   uint32_t* num_overflowed;

@@ -2,11 +2,24 @@
 
 #include <cstdint>
 
+#include "common/load_float.cuh"
 #include "retinanet/box_math.h"
 #include "retinanet/candidate_work.h"
-#include "retinanet/load_float.cuh"
 
 namespace torch_trt_ext::plugins {
+
+/// To what kTorchvision clips the boxes of an image.
+__device__ __forceinline__ ClipExtent image_extent(const ImageSizes& sizes, const LevelWork& level, int64_t image) {
+  if (sizes.values == nullptr) {
+    return {level.image_width, level.image_height};
+  }
+  if (sizes.are_integers) {
+    const int32_t* size = static_cast<const int32_t*>(sizes.values) + image * 2;
+    return {static_cast<float>(size[1]), static_cast<float>(size[0])};
+  }
+  const float* size = static_cast<const float*>(sizes.values) + image * 2;
+  return {size[1], size[0]};
+}
 
 /// Decodes the candidate that is `place`-th best of its pair and writes it.
 template <class T>
@@ -31,8 +44,7 @@ __device__ __forceinline__ void write_candidate(const CandidateWork& work, const
   const Box shifted = {shift_x + corners[0], shift_y + corners[1], shift_x + corners[2], shift_y + corners[3]};
   const ClipExtent extent = {static_cast<float>(level.width) * level.stride,
                              static_cast<float>(level.height) * level.stride};
-  const Box box =
-      decode_box(work.convention, shifted, delta, extent, ClipExtent{level.image_width, level.image_height});
+  const Box box = decode_box(work.convention, shifted, delta, extent, image_extent(work.image_sizes, level, image));
 
   const int64_t slot = static_cast<int64_t>(pair) * work.topk + place;
   if (outputs.scores != nullptr) {

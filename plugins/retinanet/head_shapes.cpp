@@ -3,7 +3,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "retinanet/retinanet_plugin.h"
+#include "common/tensor_dims.h"
 
 namespace torch_trt_ext::plugins {
 

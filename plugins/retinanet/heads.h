@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
+#include "common/element_type.h"
 #include "retinanet/box_convention.h"
-#include "retinanet/element_type.h"
 #include "retinanet/score_activation.h"
 
 namespace torch_trt_ext::plugins {
@@ -22,7 +22,7 @@ struct HeadLevel {
   int64_t width;
   /// Pixels a cell.
   int32_t stride;
-  /// Pixels to which kTorchvision clips.
+  /// Pixels to which kTorchvision clips, unless each image has a size of its own.
   float image_height;
   float image_width;
   /// Device memory, dense: [N, A * C, H, W] and [N, A * 4, H, W], of the heads' type, aligned for one element; [A, 4],
@@ -34,12 +34,20 @@ struct HeadLevel {
   int64_t scores_per_image() const { return num_anchors * num_classes * height * width; }
 };
 
+/// Each image's height and width in pixels, device memory, [N, 2], aligned for one element: float32, or int32.
+struct ImageSizes {
+  /// Null: HeadLevel has the extent to which kTorchvision clips.
+  const void* values;
+  bool are_integers;
+};
+
 /// Every level's heads of one batch.
 struct Heads {
   ElementType type;
   int64_t batch;
   int32_t num_levels;
   HeadLevel levels[kMaxLevels];
+  ImageSizes image_sizes;
 };
 
 /// Which candidates are taken and how their boxes are decoded.

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 
+#include "common/load_float.cuh"
+#include "common/workspace.h"
 #include "retinanet/dispatch.h"
 #include "retinanet/key_sort.cuh"
-#include "retinanet/load_float.cuh"
 #include "retinanet/suppress.h"
-#include "retinanet/workspace.h"
 
 namespace torch_trt_ext::plugins {
 namespace {

@@ -5,8 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "common/element_type.h"
 #include "retinanet/box_convention.h"
-#include "retinanet/element_type.h"
 
 namespace torch_trt_ext::plugins {
 

@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "common/logging.h"
+#include "common/tensor_dims.h"
 
 namespace torch_trt_ext::plugins {
 namespace {

@@ -1,8 +1,8 @@
 #include "retinanet/postprocess_kernels.h"
 
+#include "common/workspace.h"
 #include "retinanet/candidate_work.h"
 #include "retinanet/suppress.h"
-#include "retinanet/workspace.h"
 
 namespace torch_trt_ext::plugins {
 namespace {

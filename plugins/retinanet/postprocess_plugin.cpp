@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "common/logging.h"
+#include "common/tensor_dims.h"
 #include "retinanet/head_shapes.h"
 
 namespace torch_trt_ext::plugins {
@@ -24,6 +25,7 @@ constexpr const char* kBoxConvention = "box_convention";
 constexpr const char* kImageHeight = "image_height";
 constexpr const char* kImageWidth = "image_width";
 constexpr const char* kScoreActivation = "score_activation";
+constexpr const char* kHasImageSizes = "has_image_sizes";
 
 }  // namespace
 
@@ -40,12 +42,14 @@ const std::vector<FieldSpec>& PostProcessPlugin::field_specs() {
       {kImageHeight, PluginFieldType::kINT32, 1},
       {kImageWidth, PluginFieldType::kINT32, 1},
       {kScoreActivation, PluginFieldType::kCHAR, kAnyLength},
+      {kHasImageSizes, PluginFieldType::kINT32, 1},
   };
   return specs;
 }
 
 PostProcessPlugin::PostProcessPlugin(const PluginFields& fields)
-    : RetinaNetPlugin(kName, 2 * static_cast<int32_t>(fields.read_int32s(kStrides).size()), true),
+    : RetinaNetPlugin(kName, 2 * static_cast<int32_t>(fields.read_int32s(kStrides).size()), true,
+                      fields.read_int32(kHasImageSizes, 0) != 0),
       topk_candidates_(fields.read_int32(kTopkCandidates)),
       score_thresh_(fields.read_float(kScoreThresh)),
       nms_thresh_(fields.read_float(kNmsThresh)),
@@ -58,7 +62,8 @@ PostProcessPlugin::PostProcessPlugin(const PluginFields& fields)
       image_height_(fields.read_int32(kImageHeight, 0)),
       image_width_(fields.read_int32(kImageWidth, 0)),
       activation_name_(fields.read_string(kScoreActivation, "none")),
-      activation_(parse_score_activation(activation_name_)) {
+      activation_(parse_score_activation(activation_name_)),
+      has_image_sizes_(fields.read_int32(kHasImageSizes, 0)) {
   if (strides_.empty() || strides_.size() > static_cast<size_t>(kMaxLevels)) {
     throw std::invalid_argument("field 'strides' must have one value a level, from 1 to " + std::to_string(kMaxLevels) +
                                 ", got " + std::to_string(strides_.size()));
@@ -74,6 +79,19 @@ PostProcessPlugin::PostProcessPlugin(const PluginFields& fields)
   require_at_least(kMaxDetections, max_detections_, 1);
   require_at_least(kImageHeight, image_height_, 0);
   require_at_least(kImageWidth, image_width_, 0);
+  if (has_image_sizes_ != 0 && has_image_sizes_ != 1) {
+    throw std::invalid_argument("field 'has_image_sizes' must be 0 or 1, got " + std::to_string(has_image_sizes_));
+  }
+  if (has_image_sizes_ == 1 && convention_ != BoxConvention::kTorchvision) {
+    throw std::invalid_argument(
+        "field 'has_image_sizes' must be 0 unless 'box_convention' is 'torchvision', which is "
+        "the one that clips to the image, got 1 with '" +
+        convention_name_ + "'");
+  }
+  if (has_image_sizes_ == 1 && (image_height_ != 0 || image_width_ != 0)) {
+    throw std::invalid_argument("fields 'image_height' and 'image_width' must be 0 where 'has_image_sizes' is 1, got " +
+                                std::to_string(image_height_) + " and " + std::to_string(image_width_));
+  }
   if (num_anchors_field_.size() != num_levels()) {
     throw std::invalid_argument("field 'num_anchors' must be as long as 'strides', " + std::to_string(num_levels()) +
                                 ", got " + std::to_string(num_anchors_field_.size()));
@@ -104,7 +122,8 @@ PostProcessPlugin::PostProcessPlugin(const PostProcessPlugin& other)
       image_height_(other.image_height_),
       image_width_(other.image_width_),
       activation_name_(other.activation_name_),
-      activation_(other.activation_) {}
+      activation_(other.activation_),
+      has_image_sizes_(other.has_image_sizes_) {}
 
 nvinfer1::IPluginV3* PostProcessPlugin::clone() noexcept {
   nvinfer1::IPluginV3* copy = nullptr;
@@ -134,6 +153,13 @@ void PostProcessPlugin::check_shapes(const std::vector<Dims>& inputs) const {
     if (differ(inputs[level].d[0], inputs[0].d[0])) {
       throw std::invalid_argument("all inputs must have the same N, got " + describe(inputs[0]) + " and " +
                                   describe(inputs[level]));
+    }
+  }
+  if (has_image_sizes_ == 1) {
+    const Dims& sizes = inputs.back();
+    if (sizes.nbDims != 2 || differ(sizes.d[0], inputs[0].d[0]) || differ(sizes.d[1], 2)) {
+      throw std::invalid_argument("the last input (image sizes) must be [N, 2], height and width of each of " +
+                                  std::to_string(inputs[0].d[0]) + " images, got " + describe(sizes));
     }
   }
 }
@@ -168,6 +194,10 @@ cudaError_t PostProcessPlugin::launch(const Call& call) const {
     heads.levels[level].anchors = anchors;
     anchors += num_anchors_field_[level];
   }
+  if (has_image_sizes_ == 1) {
+    const size_t last = 2 * num_levels();
+    heads.image_sizes = {call.inputs[last], call.input_descs[last].type == nvinfer1::DataType::kINT32};
+  }
   const CandidateOptions candidate_options = {topk_candidates_, score_thresh_, convention_, activation_};
   const NmsOptions nms_options = {nms_thresh_, max_detections_, convention_};
   return launch_postprocess(heads, candidate_options, nms_options, {call.scores, call.boxes, call.classes, call.counts},
@@ -188,6 +218,7 @@ std::vector<PluginField> PostProcessPlugin::serialized_fields() const {
       {kImageHeight, &image_height_, PluginFieldType::kINT32, 1},
       {kImageWidth, &image_width_, PluginFieldType::kINT32, 1},
       {kScoreActivation, activation_name_.data(), PluginFieldType::kCHAR, length(activation_name_)},
+      {kHasImageSizes, &has_image_sizes_, PluginFieldType::kINT32, 1},
   };
 }
 

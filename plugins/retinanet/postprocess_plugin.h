@@ -54,6 +54,7 @@ class PostProcessPlugin final : public RetinaNetPlugin {
   int32_t image_width_;
   std::string activation_name_;
   ScoreActivation activation_;
+  int32_t has_image_sizes_;
   DeviceFloats device_anchors_;
 };
 

@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "common/logging.h"
+#include "common/tensor_dims.h"
 
 namespace torch_trt_ext::plugins {
 namespace {
@@ -13,42 +14,14 @@ using nvinfer1::DimsExprs;
 using nvinfer1::DynamicPluginTensorDesc;
 using nvinfer1::PluginTensorDesc;
 
-Dims to_dims(const DimsExprs& expressions) {
-  Dims dims{};
-  dims.nbDims = expressions.nbDims;
-  for (int32_t axis = 0; axis < dims.nbDims; ++axis) {
-    dims.d[axis] = expressions.d[axis]->isConstant() ? expressions.d[axis]->getConstantValue() : -1;
-  }
-  return dims;
-}
-
-template <class Tensor, class GetDims>
-std::vector<Dims> collect_dims(const Tensor* tensors, int32_t count, GetDims get_dims) {
-  std::vector<Dims> all;
-  for (int32_t index = 0; index < count; ++index) {
-    all.push_back(get_dims(tensors[index]));
-  }
-  return all;
-}
-
-/// The largest shape that the profile allows, or the shape itself when there is no profile.
-Dims largest_dims(const DynamicPluginTensorDesc& tensor) {
-  for (int32_t axis = 0; axis < tensor.max.nbDims; ++axis) {
-    if (tensor.max.d[axis] < 0) {
-      return tensor.desc.dims;
-    }
-  }
-  return tensor.max.nbDims == tensor.desc.dims.nbDims ? tensor.max : tensor.desc.dims;
-}
-
-void check_count(const char* what, int32_t actual, int32_t required) {
-  if (actual != required) {
-    throw std::invalid_argument(std::string("number of ") + what + " must be " + std::to_string(required) + ", got " +
-                                std::to_string(actual));
-  }
-}
-
 }  // namespace
+
+bool RetinaNetPlugin::may_be(DataType type, int32_t input, DataType first_type) const {
+  if (is_image_sizes(input)) {
+    return type == DataType::kFLOAT || type == DataType::kINT32;
+  }
+  return (type == DataType::kFLOAT || type == DataType::kHALF) && type == first_type;
+}
 
 nvinfer1::IPluginCapability* RetinaNetPlugin::getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept {
   switch (type) {
@@ -68,9 +41,9 @@ int32_t RetinaNetPlugin::getOutputDataTypes(DataType* output_types, int32_t num_
     check_count("inputs", num_inputs, num_inputs_);
     check_count("outputs", num_outputs, num_outputs_);
     for (int32_t index = 0; index < num_inputs; ++index) {
-      if ((input_types[index] != DataType::kFLOAT && input_types[index] != DataType::kHALF) ||
-          input_types[index] != input_types[0]) {
-        throw std::invalid_argument("inputs must all be float32 or all be float16");
+      if (!may_be(input_types[index], index, input_types[0])) {
+        throw std::invalid_argument(is_image_sizes(index) ? "the image sizes must be float32 or int32"
+                                                          : "inputs must all be float32 or all be float16");
       }
     }
     for (int32_t index = 0; index < num_outputs; ++index) {
@@ -85,7 +58,7 @@ int32_t RetinaNetPlugin::getOutputShapes(const DimsExprs* inputs, int32_t num_in
   return run_guarded(name_, [&] {
     check_count("inputs", num_inputs, num_inputs_);
     check_count("outputs", num_outputs, num_outputs_);
-    check_shapes(collect_dims(inputs, num_inputs, to_dims));
+    check_shapes(known_dims(inputs, num_inputs));
     for (int32_t index = 0; index < num_outputs; ++index) {
       outputs[index].d[0] = inputs[0].d[0];
       if (index == kCounts) {
@@ -110,11 +83,8 @@ bool RetinaNetPlugin::supportsFormatCombination(int32_t position, const DynamicP
   if (tensor.format != nvinfer1::TensorFormat::kLINEAR) {
     return false;
   }
-  if (position == 0) {
-    return tensor.type == DataType::kFLOAT || tensor.type == DataType::kHALF;
-  }
   if (position < num_inputs) {
-    return tensor.type == tensors[0].desc.type;
+    return may_be(tensor.type, position, tensors[0].desc.type);
   }
   return tensor.type == (position - num_inputs == kCounts ? DataType::kINT32 : DataType::kFLOAT);
 }
@@ -123,7 +93,7 @@ int32_t RetinaNetPlugin::configurePlugin(const DynamicPluginTensorDesc* inputs, 
                                          const DynamicPluginTensorDesc* /*outputs*/, int32_t /*num_outputs*/) noexcept {
   return run_guarded(name_, [&] {
     check_count("inputs", num_inputs, num_inputs_);
-    check_shapes(collect_dims(inputs, num_inputs, largest_dims));
+    check_shapes(largest_dims(inputs, num_inputs));
   });
 }
 
@@ -132,7 +102,7 @@ size_t RetinaNetPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* inputs, 
                                          int32_t /*num_outputs*/) const noexcept {
   size_t size_bytes = 0;
   run_guarded(name_, [&] {
-    const std::vector<Dims> dims = collect_dims(inputs, num_inputs, largest_dims);
+    const std::vector<Dims> dims = largest_dims(inputs, num_inputs);
     check_shapes(dims);
     size_bytes = workspace_bytes(dims);
   });
@@ -143,7 +113,7 @@ int32_t RetinaNetPlugin::onShapeChange(const PluginTensorDesc* inputs, int32_t n
                                        const PluginTensorDesc* /*outputs*/, int32_t /*num_outputs*/) noexcept {
   return run_guarded(name_, [&] {
     check_count("inputs", num_inputs, num_inputs_);
-    check_shapes(collect_dims(inputs, num_inputs, [](const PluginTensorDesc& tensor) { return tensor.dims; }));
+    check_shapes(actual_dims(inputs, num_inputs));
     prepare();
   });
 }
@@ -172,14 +142,6 @@ const nvinfer1::PluginFieldCollection* RetinaNetPlugin::getFieldsToSerialize() n
     field_collection_ = {static_cast<int32_t>(fields_.size()), fields_.data()};
   });
   return failed != 0 ? nullptr : &field_collection_;
-}
-
-std::string describe(const Dims& dims) {
-  std::string text = "[";
-  for (int32_t axis = 0; axis < dims.nbDims; ++axis) {
-    text += (axis == 0 ? "" : ", ") + std::to_string(dims.d[axis]);
-  }
-  return text + "]";
 }
 
 }  // namespace torch_trt_ext::plugins

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "retinanet/element_type.h"
+#include "common/element_type.h"
 
 namespace torch_trt_ext::plugins {
 
@@ -14,7 +14,7 @@ namespace torch_trt_ext::plugins {
 ///
 /// They read tensors of one floating point type, float32 or float16, and write three float32 tensors: scores
 /// [N, n, 1, 1], boxes [N, 4 * n, 1, 1] and classes [N, n, 1, 1], and those that count their results an int32 tensor
-/// [N] after these, all linear.
+/// [N] after these, all linear. One that takes image sizes has them as its last input, [N, 2], float32 or int32.
 class RetinaNetPlugin : public nvinfer1::IPluginV3,
                         public nvinfer1::IPluginV3OneCore,
                         public nvinfer1::IPluginV3OneBuild,
@@ -51,8 +51,12 @@ class RetinaNetPlugin : public nvinfer1::IPluginV3,
   const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept final;
 
  protected:
-  RetinaNetPlugin(const char* name, int32_t num_inputs, bool counts_results)
-      : name_(name), num_inputs_(num_inputs), num_outputs_(counts_results ? kCounts + 1 : kCounts) {}
+  /// `num_inputs` does not count the image sizes.
+  RetinaNetPlugin(const char* name, int32_t num_inputs, bool counts_results, bool takes_image_sizes = false)
+      : name_(name),
+        num_inputs_(takes_image_sizes ? num_inputs + 1 : num_inputs),
+        num_outputs_(counts_results ? kCounts + 1 : kCounts),
+        takes_image_sizes_(takes_image_sizes) {}
   RetinaNetPlugin(const RetinaNetPlugin& other)
       : IPluginV3(other),
         IPluginV3OneCore(other),
@@ -60,7 +64,8 @@ class RetinaNetPlugin : public nvinfer1::IPluginV3,
         IPluginV3OneRuntime(other),
         name_(other.name_),
         num_inputs_(other.num_inputs_),
-        num_outputs_(other.num_outputs_) {}
+        num_outputs_(other.num_outputs_),
+        takes_image_sizes_(other.takes_image_sizes_) {}
 
   /// Device pointers of one call.
   struct Call {
@@ -92,19 +97,16 @@ class RetinaNetPlugin : public nvinfer1::IPluginV3,
   /// Place of the counts among the outputs: after scores, boxes and classes.
   static constexpr int32_t kCounts = 3;
 
+  bool is_image_sizes(int32_t input) const { return takes_image_sizes_ && input == num_inputs_ - 1; }
+  /// Whether the input may be of the type when the first input is of `first_type`.
+  bool may_be(nvinfer1::DataType type, int32_t input, nvinfer1::DataType first_type) const;
+
   const char* name_;
   int32_t num_inputs_;
   int32_t num_outputs_;
+  bool takes_image_sizes_;
   std::vector<nvinfer1::PluginField> fields_;
   nvinfer1::PluginFieldCollection field_collection_;
 };
-
-/// "[2, 3, -1]", for messages.
-std::string describe(const nvinfer1::Dims& dims);
-
-/// True when both are known and differ.
-inline bool differ(int64_t extent, int64_t other) {
-  return extent >= 0 && other >= 0 && extent != other;
-}
 
 }  // namespace torch_trt_ext::plugins

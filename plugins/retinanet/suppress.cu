@@ -1,8 +1,8 @@
 #include "retinanet/suppress.h"
 
+#include "common/load_float.cuh"
 #include "retinanet/box_math.h"
 #include "retinanet/dispatch.h"
-#include "retinanet/load_float.cuh"
 
 namespace torch_trt_ext::plugins {
 namespace {

@@ -138,7 +138,7 @@ class ConvolutionTwin(torch.nn.Module):
 
 
 @functools.cache
-def convolution_plan() -> bytes:
+def convolution_plan(*, weight_streaming: bool = False) -> bytes:
     """Three convolutions with ReLU, which need activation memory."""
     weights = [weight.detach().numpy() for weight in ConvolutionTwin().weights]
 
@@ -152,4 +152,4 @@ def convolution_plan() -> bytes:
         network.mark_output(tensor)
         return {"x": SIDES}
 
-    return build_plan("a convolution network", define)
+    return build_plan("a convolution network", define, weight_streaming=weight_streaming)

@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -26,7 +27,7 @@ OUTPUT_NAMES = ("scores", "boxes", "classes")
 #: The output after these that the fused plugin has.
 COUNTS_NAME = "num_detections"
 
-Dtype = Literal["float32", "float16"]
+Dtype = Literal["float32", "float16", "int32"]
 
 #: The smallest, the tuned and the largest.
 BATCHES = (1, 4, 64)
@@ -128,12 +129,15 @@ class PostProcessCase:
     num_classes: int = 4
     image_size: tuple[int, int] | None = None
     score_activation: str = "none"
+    #: Type of an input with each image's size, or None for no such input.
+    image_sizes: Dtype | None = None
 
     @property
-    def input_names(self) -> tuple[str, ...]:
-        """Every level's scores, then every level's deltas."""
+    def input_types(self) -> dict[str, Dtype]:
+        """Every level's scores, then every level's deltas, then the image sizes if they are an input."""
         levels = range(len(self.strides))
-        return tuple(f"cls{level}" for level in levels) + tuple(f"box{level}" for level in levels)
+        types = {f"{kind}{level}": self.dtype for kind in ("cls", "box") for level in levels}
+        return types | ({"image_sizes": self.image_sizes} if self.image_sizes else {})
 
     def anchors(self, level: int) -> torch.Tensor:
         """``Tensor[A, 4]``, others for each level."""
@@ -155,6 +159,7 @@ class PostProcessCase:
             int_field("image_height", height),
             int_field("image_width", width),
             string_field("score_activation", self.score_activation),
+            int_field("has_image_sizes", int(self.image_sizes is not None)),
         ]
 
 
@@ -166,13 +171,16 @@ def make_plugin(name: str, fields: Sequence[PluginField]) -> Any:
 def _plugin_plan(
     name: str,
     fields: Sequence[PluginField],
-    dtype: Dtype,
+    types: Mapping[str, Dtype],
     shapes: Mapping[str, tuple[Sequence[int], ...]],
     output_names: Sequence[str] = OUTPUT_NAMES,
 ) -> bytes:
+    """A network of one plugin, whose inputs are those of ``types``, in order, with the ranges of ``shapes``."""
+
     def define(trt: Any, network: Any) -> dict[str, Any]:
         inputs = []
-        for input_name, (smallest, _, largest) in shapes.items():
+        for input_name, dtype in types.items():
+            smallest, _, largest = shapes[input_name]
             shape = [low if low == high else -1 for low, high in zip(smallest, largest, strict=True)]
             inputs.append(network.add_input(input_name, getattr(trt, dtype), tuple(shape)))
         layer = network.add_plugin_v3(inputs, [], make_plugin(name, fields))
@@ -186,14 +194,20 @@ def _plugin_plan(
     return build_plan(f"a network of {name}", define)
 
 
-def _engine(plan: bytes, input_names: Sequence[str], dtype: Dtype, counts: bool = False) -> Any:
-    word = {"float32": "Float", "float16": "Half"}[dtype]
-    outputs = [(name, "Float") for name in OUTPUT_NAMES] + ([(COUNTS_NAME, "Int")] if counts else [])
+_WORDS = {"float32": "Float", "float16": "Half", "int32": "Int"}
+
+
+_CANDIDATE_TYPES = dict.fromkeys(OUTPUT_NAMES, "float32")
+
+
+def _engine(
+    plan: bytes, input_types: Mapping[str, str], output_types: Mapping[str, str] = MappingProxyType(_CANDIDATE_TYPES)
+) -> Any:
     io_spec = (
-        list(input_names),
-        [name for name, _ in outputs],
-        [word] * len(input_names),
-        [output_word for _, output_word in outputs],
+        list(input_types),
+        list(output_types),
+        [_WORDS[dtype] for dtype in input_types.values()],
+        [_WORDS[dtype] for dtype in output_types.values()],
     )
     return torch.classes.torch_trt_ext.TRTEngineExtension(plan, io_spec)
 
@@ -208,7 +222,7 @@ def decode_plan(case: DecodeCase, *, score_channels: int | None = None, delta_ch
         name: tuple((batch, count, side, side) for batch, side in zip(BATCHES, SIDES, strict=True))
         for name, count in channels.items()
     }
-    return _plugin_plan("RetinaNetDecode", case.fields(), case.dtype, shapes)
+    return _plugin_plan("RetinaNetDecode", case.fields(), dict.fromkeys(channels, case.dtype), shapes)
 
 
 def nms_plan(case: NmsCase, *, numbers_per_box: int = 4) -> bytes:
@@ -218,34 +232,118 @@ def nms_plan(case: NmsCase, *, numbers_per_box: int = 4) -> bytes:
         name: tuple((batch, count * each, 1, 1) for batch, count in zip(BATCHES, CANDIDATES, strict=True))
         for name, each in numbers.items()
     }
-    return _plugin_plan("RetinaNetNMS", case.fields(), case.dtype, shapes)
+    return _plugin_plan("RetinaNetNMS", case.fields(), dict.fromkeys(numbers, case.dtype), shapes)
 
 
 @functools.cache
 def decode_engine(case: DecodeCase) -> Any:
     """``forward([scores, deltas])``; built once a session."""
-    return _engine(decode_plan(case), ("cls", "box"), case.dtype)
+    return _engine(decode_plan(case), dict.fromkeys(("cls", "box"), case.dtype))
 
 
 @functools.cache
 def nms_engine(case: NmsCase) -> Any:
     """``forward([scores, boxes, classes])``; built once a session."""
-    return _engine(nms_plan(case), ("score", "box", "class"), case.dtype)
+    return _engine(nms_plan(case), dict.fromkeys(("score", "box", "class"), case.dtype))
 
 
-def postprocess_plan(case: PostProcessCase, *, delta_channels: int | None = None) -> bytes:
-    """A plan with the inputs ``case.input_names``; the deltas' channels are those of ``case`` unless given."""
-    score_channels = case.num_anchors * case.num_classes
-    channels = [score_channels] * len(case.strides)
-    channels += [4 * case.num_anchors if delta_channels is None else delta_channels] * len(case.strides)
-    shapes = {
-        name: tuple((batch, count, side, side) for batch, side in zip(BATCHES, SIDES, strict=True))
-        for name, count in zip(case.input_names, channels, strict=True)
+def postprocess_plan(case: PostProcessCase, *, delta_channels: int | None = None, numbers_per_image: int = 2) -> bytes:
+    """A plan with the inputs ``case.input_types``; the deltas' channels are those of ``case`` unless given."""
+    channels = {
+        "cls": case.num_anchors * case.num_classes,
+        "box": 4 * case.num_anchors if delta_channels is None else delta_channels,
     }
-    return _plugin_plan("RetinaNetPostProcess", case.fields(), case.dtype, shapes, (*OUTPUT_NAMES, COUNTS_NAME))
+    shapes: dict[str, tuple[Sequence[int], ...]] = {
+        name: tuple((batch, channels[name[:3]], side, side) for batch, side in zip(BATCHES, SIDES, strict=True))
+        for name in case.input_types
+        if name != "image_sizes"
+    }
+    shapes["image_sizes"] = tuple((batch, numbers_per_image) for batch in BATCHES)
+    if not case.image_sizes:
+        del shapes["image_sizes"]
+    return _plugin_plan("RetinaNetPostProcess", case.fields(), case.input_types, shapes, (*OUTPUT_NAMES, COUNTS_NAME))
 
 
 @functools.cache
 def postprocess_engine(case: PostProcessCase) -> Any:
-    """``forward(scores of all levels + deltas of all levels)``; built once a session."""
-    return _engine(postprocess_plan(case), case.input_names, case.dtype, counts=True)
+    """``forward(scores of all levels + deltas of all levels + image sizes if any)``; built once a session."""
+    return _engine(postprocess_plan(case), case.input_types, _CANDIDATE_TYPES | {COUNTS_NAME: "int32"})
+
+
+#: The smallest, the tuned and the largest extents of the input of ``LeakyReLU``.
+LEAKY_RELU_EXTENTS = (1, 8, 3000)
+
+#: The same for ``GroupNorm``: batch, and each extent after the channels.
+GROUP_NORM_BATCHES = (1, 2, 8)
+GROUP_NORM_EXTENTS = (1, 8, 600)
+
+
+@dataclass(frozen=True)
+class LeakyReluCase:
+    """What one engine of ``LeakyReLU`` is built for."""
+
+    dtype: Dtype = "float32"
+    neg_slope: float = 0.1
+    #: Dimensions of its input, each within :data:`LEAKY_RELU_EXTENTS`.
+    rank: int = 2
+
+    def fields(self) -> list[PluginField]:
+        """The plugin's fields."""
+        return [float_field("neg_slope", self.neg_slope)]
+
+
+@dataclass(frozen=True)
+class GroupNormCase:
+    """What one engine of ``GroupNorm`` is built for; its inputs are ``[1..8, channels, ...]`` and two ``[channels]``.
+
+    Channels are fixed, all other extents free.
+    """
+
+    dtype: Dtype = "float32"
+    affine_dtype: Dtype = "float32"
+    num_groups: int = 4
+    channels: int = 8
+    eps: float = 1e-5
+    #: Dimensions after the channels, each within :data:`GROUP_NORM_EXTENTS`.
+    spatial_rank: int = 2
+
+    def fields(self) -> list[PluginField]:
+        """The plugin's fields."""
+        return [float_field("eps", self.eps), int_field("num_groups", self.num_groups)]
+
+    @property
+    def input_types(self) -> dict[str, Dtype]:
+        """The input, scale and bias."""
+        return {"x": self.dtype, "scale": self.affine_dtype, "bias": self.affine_dtype}
+
+
+def leaky_relu_plan(case: LeakyReluCase) -> bytes:
+    """A plan with the input "x" and the output "y"."""
+    shapes = {"x": tuple((extent,) * case.rank for extent in LEAKY_RELU_EXTENTS)}
+    return _plugin_plan("LeakyReLU", case.fields(), {"x": case.dtype}, shapes, ["y"])
+
+
+def group_norm_plan(case: GroupNormCase, *, scale_length: int | None = None) -> bytes:
+    """A plan with the inputs "x", "scale" and "bias" and the output "y"."""
+    length = case.channels if scale_length is None else scale_length
+    shapes: dict[str, tuple[Sequence[int], ...]] = {
+        "x": tuple(
+            (batch, case.channels, *(extent,) * case.spatial_rank)
+            for batch, extent in zip(GROUP_NORM_BATCHES, GROUP_NORM_EXTENTS, strict=True)
+        ),
+        "scale": ((length,),) * 3,
+        "bias": ((case.channels,),) * 3,
+    }
+    return _plugin_plan("GroupNorm", case.fields(), case.input_types, shapes, ["y"])
+
+
+@functools.cache
+def leaky_relu_engine(case: LeakyReluCase) -> Any:
+    """``forward([x])``; built once a session."""
+    return _engine(leaky_relu_plan(case), {"x": case.dtype}, {"y": case.dtype})
+
+
+@functools.cache
+def group_norm_engine(case: GroupNormCase) -> Any:
+    """``forward([x, scale, bias])``; built once a session."""
+    return _engine(group_norm_plan(case), case.input_types, {"y": case.dtype})

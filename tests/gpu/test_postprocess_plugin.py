@@ -37,6 +37,8 @@ CASES = (
     PostProcessCase(num_anchors=9, topk_candidates=3000, max_detections_per_image=1500, nms_thresh=0.9),
     # More than a block sorts.
     PostProcessCase(num_anchors=9, num_classes=7, topk_candidates=5000, strides=(8, 16)),
+    PostProcessCase(box_convention="torchvision", image_sizes="float32", score_thresh=0.3),
+    PostProcessCase(box_convention="torchvision", image_sizes="int32", dtype="float16", strides=(8, 16)),
 )
 
 Sizes = list[tuple[int, int]]
@@ -48,7 +50,12 @@ def make_heads(case: PostProcessCase, batch: int, sizes: Sizes, kind: str = "ran
     if case.score_activation == "sigmoid":
         scores = [(level - 0.5) * 12 for level in scores]
     deltas = [torch.randn(batch, 4 * case.num_anchors, *size) * 0.5 for size in sizes]
-    return [tensor.to(dtype).cuda() for tensor in scores + deltas]
+    inputs = [tensor.to(dtype).cuda() for tensor in scores + deltas]
+    if case.image_sizes:
+        # From smaller than any box to larger than every grid.
+        image_sizes = torch.rand(batch, 2) * 400 + 1
+        inputs.append(image_sizes.to(getattr(torch, case.image_sizes)).cuda())
+    return inputs
 
 
 def probabilities(case: PostProcessCase, scores: Tensor) -> Tensor:
@@ -60,6 +67,19 @@ def probabilities(case: PostProcessCase, scores: Tensor) -> Tensor:
 
 
 def reference(case: PostProcessCase, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    if not case.image_sizes:
+        return reference_of_one_size(case, inputs, case.image_size)
+    *heads, image_sizes = inputs
+    images = [
+        reference_of_one_size(case, [head[image : image + 1] for head in heads], (height, width))
+        for image, (height, width) in enumerate(image_sizes.tolist())
+    ]
+    return tuple(torch.cat(parts) for parts in zip(*images, strict=True))
+
+
+def reference_of_one_size(
+    case: PostProcessCase, inputs: list[Tensor], image_size: tuple[int, int] | None
+) -> tuple[Tensor, ...]:
     count = len(case.strides)
     # Decoded on the GPU: its exp is the plugin's, so that no IoU falls on the other side of the threshold.
     levels = [
@@ -71,7 +91,7 @@ def reference(case: PostProcessCase, inputs: list[Tensor]) -> tuple[Tensor, ...]
             topk_candidates=case.topk_candidates,
             score_thresh=case.score_thresh,
             box_convention=case.box_convention,
-            image_size=case.image_size,
+            image_size=image_size,
         )
         for level, (scores, deltas) in enumerate(zip(inputs[:count], inputs[count:], strict=True))
     ]
@@ -202,6 +222,12 @@ def test_runs_are_bit_equal_and_capture_in_a_cuda_graph() -> None:
         ("box_convention", string_field("box_convention", "yolo"), "'box_convention' must be .* got 'yolo'"),
         ("score_activation", string_field("score_activation", "softmax"), "'none' or 'sigmoid', got 'softmax'"),
         ("image_width", int_field("image_width", -1), "'image_width' must be at least 0, got -1"),
+        ("has_image_sizes", int_field("has_image_sizes", 2), "'has_image_sizes' must be 0 or 1, got 2"),
+        (
+            "has_image_sizes",
+            int_field("has_image_sizes", 1),
+            "'has_image_sizes' must be 0 unless 'box_convention' is 'torchvision'.* got 1 with 'retinanet_examples'",
+        ),
     ],
 )
 def test_postprocess_of_bad_field_fails(name: str, field: PluginField | None, message: str) -> None:
@@ -209,6 +235,14 @@ def test_postprocess_of_bad_field_fails(name: str, field: PluginField | None, me
         make_plugin("RetinaNetPostProcess", changed(PostProcessCase().fields(), name, field))
 
 
+def test_image_sizes_twice_fail() -> None:
+    case = PostProcessCase(box_convention="torchvision", image_size=(100, 150), image_sizes="int32")
+    with pytest.raises(RuntimeError, match="'image_height' and 'image_width' must be 0 where 'has_image_sizes' is 1"):
+        make_plugin("RetinaNetPostProcess", case.fields())
+
+
 def test_build_with_shapes_that_do_not_fit_fails() -> None:
     with pytest.raises(RuntimeError, match=r"refused|could not build"):
         postprocess_plan(PostProcessCase(), delta_channels=8)
+    with pytest.raises(RuntimeError, match=r"refused|could not build"):
+        postprocess_plan(PostProcessCase(box_convention="torchvision", image_sizes="float32"), numbers_per_image=3)

@@ -58,6 +58,33 @@ def test_profile_adds_up_over_calls_and_shapes(engine: Any) -> None:
     assert engine.counters()["graph_replays"] > replays
 
 
+@torch.no_grad()
+def test_weight_budget() -> None:
+    engine = TRTEngineExtension(convolution_plan(weight_streaming=True), AFFINE_IO)
+    streamable = engine.streamable_weight_bytes()
+    assert streamable > 0
+    twin, x = ConvolutionTwin().cuda(), image(2, 3, 16, 16)
+    for budget in (streamable, 0, streamable // 2, 2**40):
+        engine.set_weight_budget(budget)
+        for _ in range(2):
+            torch.testing.assert_close(
+                engine.forward([x])[0], twin(x), atol=CONVOLUTION_TOLERANCE, rtol=CONVOLUTION_TOLERANCE
+            )
+    with pytest.raises(ValueError, match="the budget for weights must be 0 bytes or more, got -1"):
+        engine.set_weight_budget(-1)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        engine.forward([x])
+    with pytest.raises(RuntimeError, match="the engine must not be in a CUDA graph now"):
+        engine.set_weight_budget(0)
+
+
+def test_engine_without_weight_streaming_has_no_budget(engine: Any) -> None:
+    assert engine.streamable_weight_bytes() == 0
+    with pytest.raises(ValueError, match="an engine must be built with weight streaming to have a budget for weights"):
+        engine.set_weight_budget(0)
+
+
 def test_name_is_in_torchs_profiler(engine: Any) -> None:
     x = image(2, 3, 16, 16)
     engine.set_name("backbone")

@@ -52,6 +52,7 @@ def build_tensorrt_from_onnx(
     timing_cache: TimingStore | None,
     workspace_bytes: int = 0,
     builder_optimization_level: int = 3,
+    weight_streaming: bool = False,
     tf32: bool = True,
     what: str = "a subgraph",
 ) -> EnginePlan:
@@ -65,6 +66,7 @@ def build_tensorrt_from_onnx(
         timing_cache: where timings of kernels are taken from and put back.
         workspace_bytes: most memory that a layer may take beside its tensors, 0 for all there is.
         builder_optimization_level: 0 (quick) to 5 (thorough).
+        weight_streaming: whether weights need not all stay on the GPU.
         tf32: whether float32 layers may round their inputs to 10 bits of mantissa, which is what float16 has.
         what: the model in a few words, for messages.
 
@@ -106,6 +108,7 @@ def build_tensorrt_from_onnx(
         timing_store=timing_cache,
         workspace_bytes=workspace_bytes,
         builder_optimization_level=builder_optimization_level,
+        weight_streaming=weight_streaming,
         parses=True,
         tf32=tf32,
     )

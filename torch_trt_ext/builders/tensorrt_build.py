@@ -299,6 +299,7 @@ def build_plan(
     timing_store: TimingStore | None = None,
     workspace_bytes: int = 0,
     builder_optimization_level: int | None = None,
+    weight_streaming: bool = False,
     parses: bool = False,
     tf32: bool = True,
 ) -> bytes:
@@ -311,6 +312,7 @@ def build_plan(
         timing_store: timings are taken from there and put back, with those of this build.
         workspace_bytes: most memory that a layer may take beside its tensors, 0 for all there is.
         builder_optimization_level: 0 (quick) to 5 (thorough), None for TensorRT's default.
+        weight_streaming: whether weights need not all stay on the GPU.
         parses: whether ``define`` uses an ONNX parser, see :func:`record_errors`.
         tf32: whether float32 layers may round their inputs to 10 bits of mantissa, which is what float16 has.
 
@@ -334,6 +336,7 @@ def build_plan(
             timing_store=timing_store,
             workspace_bytes=workspace_bytes,
             builder_optimization_level=builder_optimization_level,
+            weight_streaming=weight_streaming,
             parses=parses,
             tf32=tf32,
         )
@@ -348,6 +351,7 @@ def _build(
     timing_store: TimingStore | None,
     workspace_bytes: int,
     builder_optimization_level: int | None,
+    weight_streaming: bool,
     parses: bool,
     tf32: bool,
 ) -> bytes:
@@ -357,6 +361,8 @@ def _build(
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
     if builder_optimization_level is not None:
         config.builder_optimization_level = builder_optimization_level
+    if weight_streaming:
+        config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
     if not tf32:
         config.clear_flag(trt.BuilderFlag.TF32)
     timings = None if timing_store is None else _attach_timing_cache(config, timing_store.load())
