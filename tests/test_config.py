@@ -58,7 +58,12 @@ def test_defaults() -> None:
         },
         "shapes": {"profiles": []},
         "cache": {"enabled": True, "folder": "", "max_bytes": 8589934592},
-        "tensorrt": {"workspace_bytes": 0, "builder_optimization_level": 3, "cuda_graphs": "auto"},
+        "tensorrt": {
+            "workspace_bytes": 0,
+            "builder_optimization_level": 3,
+            "cuda_graphs": "auto",
+            "weight_streaming": False,
+        },
         "keep_fallback": True,
         "build_threads": 0,
         "progress": True,

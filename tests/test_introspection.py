@@ -83,6 +83,12 @@ def test_unnamed_engine_is_in_torchs_profiler(engine: Any) -> None:
     assert "torch_trt_ext::openvino" in {event.key for event in profile.key_averages()}
 
 
+def test_engine_without_weight_streaming_has_no_budget(engine: Any) -> None:
+    assert engine.streamable_weight_bytes() == 0
+    with pytest.raises(ValueError, match="an engine must be built with weight streaming to have a budget for weights"):
+        engine.set_weight_budget(0)
+
+
 @pytest.mark.parametrize(("level", "seen"), [(logging.INFO, True), ("DEBUG", True), ("WARNING", False)])
 def test_log_goes_to_pythons_logging(level: int | str, seen: bool, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="torch_trt_ext")

@@ -468,6 +468,8 @@ class TensorRTConfig(_Options):
         builder_optimization_level: 0 (builds fastest) to 5 (searches longest). Default 3.
         cuda_graphs: whether engines record their work in CUDA graphs and replay them, "on", "off", or "auto", where
             that is faster. Graphs pay where many small kernels wait for the host to launch them. Default "auto".
+        weight_streaming: True builds engines whose weights need not all stay on the GPU; their ``set_weight_budget``
+            says how much may. Default False.
     """
 
     _path: ClassVar[str] = "config.tensorrt"
@@ -475,6 +477,7 @@ class TensorRTConfig(_Options):
     workspace_bytes: int = _option(0, _at_least(0))
     builder_optimization_level: int = _option(3, _between(0, 5))
     cuda_graphs: str = _option("auto", _one_of("auto", "on", "off"))
+    weight_streaming: bool = False
 
 
 @dataclass(slots=True, kw_only=True, repr=False)

@@ -76,6 +76,8 @@ class TRTEngineExtension(_EngineExtension):
     - ``io_names()``, ``input_shapes()``, ``output_shapes()`` (-1 where they vary), ``profiles()``.
     - ``plan() -> Tensor`` (uint8), ``made_on()``, ``plugin_libraries()``, ``counters()``.
     - ``set_name(str)``, ``name()``: the engine is ``torch_trt_ext::<name>`` in torch's profiler; kept when saved.
+    - ``streamable_weight_bytes() -> int``, ``set_weight_budget(int)``: of an engine built with weight streaming, how
+      many bytes of weights may stay on the GPU; the rest comes from the host in each call. Not kept when saved.
     - ``layer_info() -> str``: JSON, an object whose "Layers" lists the layers after fusion.
     - ``set_profiling(bool)``, ``profile() -> List[Tuple[str, int, float]]``: each layer's name, calls and milliseconds
       over all calls since profiling was turned on; calls wait for their work meanwhile.

@@ -72,6 +72,13 @@ class Engine {
   /// it.
   virtual void use_cuda_graphs(bool /*enabled*/) {}
 
+  /// Weights that need not stay in the device's memory, in bytes; 0 for an engine that was not built so.
+  virtual int64_t streamable_weight_bytes() const { return 0; }
+  /// How many of these bytes may stay there, 0 or more; the rest comes from the host's memory in each run. Waits for
+  /// all work of the engine. Called only where there are any. Throws c10::Error while a caller's CUDA graph has the
+  /// engine.
+  virtual void set_weight_budget(int64_t /*bytes*/) {}
+
   /// The engine's layers after all fusion, JSON: an object whose "Layers" is a list of names or of objects with a
   /// "Name", as the library that runs it says. Throws c10::Error when that cannot tell.
   virtual std::string layer_info() const = 0;

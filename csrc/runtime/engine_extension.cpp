@@ -119,6 +119,14 @@ std::string EngineExtension::name() const {
   return name_;
 }
 
+void EngineExtension::set_weight_budget(int64_t bytes) {
+  TORCH_CHECK_VALUE(streamable_weight_bytes() > 0,
+                    "an engine must be built with weight streaming to have a budget for weights, this one was not; ",
+                    "build it with config.tensorrt.weight_streaming = True");
+  TORCH_CHECK_VALUE(bytes >= 0, "the budget for weights must be 0 bytes or more, got ", bytes);
+  engine_->set_weight_budget(bytes);
+}
+
 void EngineExtension::set_profiling(bool enabled) {
   (void)required_engine();
   engine_->set_profiling(enabled);

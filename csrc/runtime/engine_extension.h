@@ -54,6 +54,11 @@ class EngineExtension : public torch::CustomClassHolder {
   void set_name(const std::string& name);
   std::string name() const;
 
+  /// See Engine; the budget is not kept when saved. Throw c10::Error unless can_run(), and c10::ValueError for a budget
+  /// that is negative, or for an engine whose weights all stay on the device.
+  int64_t streamable_weight_bytes() const { return required_engine().streamable_weight_bytes(); }
+  void set_weight_budget(int64_t bytes);
+
   /// See Engine. Throw c10::Error unless can_run().
   std::string layer_info() const { return required_engine().layer_info(); }
   void set_profiling(bool enabled);

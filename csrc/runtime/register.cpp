@@ -40,6 +40,8 @@ void define_engine_class(torch::Library& library, const char* name) {
       .def("cuda_graphs", [](const Self<Class>& self) { return self->cuda_graphs(); })
       .def("set_name", [](const Self<Class>& self, const std::string& name) { self->set_name(name); })
       .def("name", [](const Self<Class>& self) { return self->name(); })
+      .def("streamable_weight_bytes", [](const Self<Class>& self) { return self->streamable_weight_bytes(); })
+      .def("set_weight_budget", [](const Self<Class>& self, int64_t bytes) { self->set_weight_budget(bytes); })
       .def("layer_info", [](const Self<Class>& self) { return self->layer_info(); })
       .def("set_profiling", [](const Self<Class>& self, bool enabled) { self->set_profiling(enabled); })
       .def("profile", [](const Self<Class>& self) { return self->profile(); })

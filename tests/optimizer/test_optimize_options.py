@@ -561,11 +561,15 @@ def test_tensorrt_options_reach_the_builder_and_the_cache_key(monkeypatch: pytes
     assert built_with()
     config.tensorrt.builder_optimization_level = 1
     assert built_with()
+    config.tensorrt.weight_streaming = True
+    assert built_with()
     assert not built_with()
-    assert [(call["workspace_bytes"], call["builder_optimization_level"]) for call in calls] == [
-        (0, 3),
-        (1 << 20, 3),
-        (1 << 20, 1),
+    options = ("workspace_bytes", "builder_optimization_level", "weight_streaming")
+    assert [tuple(call[option] for option in options) for call in calls] == [
+        (0, 3, False),
+        (1 << 20, 3, False),
+        (1 << 20, 1, False),
+        (1 << 20, 1, True),
     ]
 
 
@@ -717,7 +721,7 @@ def test_every_option_is_tested_here() -> None:
         "prefer": [],
         "progress": [],
         "shapes": ["profiles"],
-        "tensorrt": ["builder_optimization_level", "cuda_graphs", "workspace_bytes"],
+        "tensorrt": ["builder_optimization_level", "cuda_graphs", "weight_streaming", "workspace_bytes"],
         "timing": [
             "compare",
             "max_seconds",

@@ -186,6 +186,7 @@ class TensorRTBuilder(EngineBuilder):
             timing_cache=timings,
             workspace_bytes=options.workspace_bytes,
             builder_optimization_level=options.builder_optimization_level,
+            weight_streaming=options.weight_streaming,
             # An engine goes to float32 because 16 bits were not enough; TF32 has no more bits.
             tf32=precision != "float32",
             what=what,
@@ -197,7 +198,7 @@ class TensorRTBuilder(EngineBuilder):
 
     def _settings(self) -> list[str]:
         options = self.config.tensorrt
-        return [str(options.workspace_bytes), str(options.builder_optimization_level)]
+        return [str(options.workspace_bytes), str(options.builder_optimization_level), str(options.weight_streaming)]
 
 
 class OpenVINOBuilder(EngineBuilder):

@@ -111,6 +111,20 @@ void ContextPool::finish() noexcept {
   }
 }
 
+void ContextPool::without_contexts(c10::function_ref<void()> action) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  released_.wait(lock, [this] {
+    return std::none_of(contexts_.begin(), contexts_.end(), [](const Context& context) { return context.leased; });
+  });
+  TORCH_CHECK(captured_.empty(), "the engine must not be in a CUDA graph now, it is in one or more (", captured_.size(),
+              " contexts); do this before the capture");
+  for (const Context& context : contexts_) {
+    C10_CUDA_CHECK(context.last_use.synchronize());
+  }
+  contexts_.clear();
+  action();
+}
+
 size_t ContextPool::size() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return contexts_.size() + captured_.size();

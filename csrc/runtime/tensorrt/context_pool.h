@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <NvInferRuntime.h>
+#include <c10/util/FunctionRef.h>
 
 #include <condition_variable>
 #include <cstdint>
@@ -89,6 +90,10 @@ class ContextPool {
   Lease acquire_for_capture(cudaStream_t stream, size_t profile, const std::vector<at::Tensor>& inputs);
 
   size_t size() const;
+
+  /// Waits for all calls and their work, destroys the contexts, and calls `action` before there is another one. Throws
+  /// c10::Error when a caller's CUDA graph holds a context.
+  void without_contexts(c10::function_ref<void()> action);
 
   /// Waits for all contexts' work and destroys them; for the owner's destructor.
   void finish() noexcept;

@@ -311,6 +311,17 @@ void TensorRTEngine::set_profiling(bool enabled) {
   profiling_.store(enabled, std::memory_order_relaxed);
 }
 
+void TensorRTEngine::set_weight_budget(int64_t bytes) {
+  const c10::cuda::CUDAGuard device_guard(device_);
+  // TensorRT changes it only while there is no context.
+  contexts_.without_contexts([&] {
+    ErrorRecorder::forget();
+    TORCH_CHECK(engine_->setWeightStreamingBudgetV2(std::min(bytes, streamable_weight_bytes())),
+                "TensorRT must accept a budget of ", bytes,
+                " bytes for weights, it did not: ", ErrorRecorder::last_words());
+  });
+}
+
 std::string TensorRTEngine::layer_info() const {
   ErrorRecorder::forget();
   const std::unique_ptr<nvinfer1::IEngineInspector> inspector(engine_->createEngineInspector());

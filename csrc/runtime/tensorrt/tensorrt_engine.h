@@ -41,6 +41,9 @@ class TensorRTEngine : public Engine {
 
   void use_cuda_graphs(bool enabled) override { graphs_.want(enabled); }
 
+  int64_t streamable_weight_bytes() const override { return engine_->getStreamableWeightsSize(); }
+  void set_weight_budget(int64_t bytes) override;
+
   std::string layer_info() const override;
   void set_profiling(bool enabled) override;
   std::vector<LayerTime> profile() const override { return profiler_.times.list(); }
