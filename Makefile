@@ -20,7 +20,7 @@ endif
 BUILD_FOLDER := build/native
 PACKAGE_FOLDER := torch_trt_ext
 
-.PHONY: demo test test-gpu build lint format clean
+.PHONY: demo test test-gpu sanitize build lint format clean
 
 demo: build
 	$(RUN_PYTHON) -m examples.retinanet.demo --out out/demo
@@ -31,6 +31,11 @@ test: build
 # A GPU test that would be skipped fails instead.
 test-gpu: build
 	TORCH_TRT_EXT_REQUIRE_GPU=1 $(RUN_PYTHON) -m pytest tests/gpu
+
+# The CPU path under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer; minutes of compiling.
+sanitize: $(READY)
+	$(if $(VENV),PATH="$(abspath $(VENV))/bin:$$PATH") tests/sanitize/run \
+	  "$(if $(VENV),$(abspath $(RUN_PYTHON)),$(shell command -v $(PYTHON)))" build/sanitize $(JOBS)
 
 # Incremental: ninja compiles what changed.
 build: $(READY)

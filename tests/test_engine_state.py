@@ -22,7 +22,8 @@ def engine() -> Any:
 
 def _state(engine: Any) -> tuple[int, torch.Tensor, dict[str, list[str]]]:
     version, plan, fields = engine._get_method("__getstate__")()
-    return version, plan, dict(fields)
+    # Tests change single fields, so without the checksum over all of them, which older files lack as well.
+    return version, plan, {name: values for name, values in fields.items() if name != "state_xxh64"}
 
 
 def _restore(engine: Any, *state: Any) -> None:

@@ -2,6 +2,9 @@
 
 namespace torch_trt_ext {
 
+InferRequestPool::InferRequestPool(ov::CompiledModel model, bool profiled)
+    : model_(std::move(model)), profiled_(profiled), dynamic_(model_.get_runtime_model()->is_dynamic()) {}
+
 ov::InferRequest InferRequestPool::take() {
   {
     const std::lock_guard<std::mutex> lock(idle_mutex_);
@@ -26,7 +29,14 @@ bool InferRequestPool::infer(ov::InferRequest& request) {
   }
   // Stays set when infer() throws.
   broken_ = true;
-  request.infer();
+  if (dynamic_) {
+    // Not infer(): where OpenVINO 2026.4.1 has one thread, it drops the errors of models with dynamic shapes, and the
+    // outputs are those of an earlier call, or empty.
+    request.start_async();
+    request.wait();
+  } else {
+    request.infer();
+  }
   broken_ = false;
   return true;
 }

@@ -20,7 +20,7 @@ namespace torch_trt_ext {
 /// Thread safety: every method may be called by several threads at once.
 class InferRequestPool {
  public:
-  InferRequestPool(ov::CompiledModel model, bool profiled) : model_(std::move(model)), profiled_(profiled) {}
+  InferRequestPool(ov::CompiledModel model, bool profiled);
   InferRequestPool(const InferRequestPool&) = delete;
   InferRequestPool& operator=(const InferRequestPool&) = delete;
 
@@ -40,6 +40,8 @@ class InferRequestPool {
  private:
   ov::CompiledModel model_;
   bool profiled_;
+  /// Whether shapes in the model vary.
+  bool dynamic_;
   mutable std::mutex idle_mutex_;
   std::vector<ov::InferRequest> idle_;
   mutable std::mutex infer_mutex_;

@@ -6,6 +6,8 @@
 #include <cstring>
 #include <string_view>
 
+#include "runtime/utf8.h"
+
 namespace torch_trt_ext {
 namespace {
 
@@ -102,10 +104,14 @@ PlanView parse_plan(const uint8_t* data, size_t bytes) {
                     "plan must have zeros between its XML and its weights, got other bytes; it is damaged, copy or "
                     "build it again");
 
-  const char* const xml = reinterpret_cast<const char*>(data) + kHeaderBytes;
-  TORCH_CHECK_VALUE(looks_like_ir(std::string_view(xml, xml_bytes)), "plan must hold an OpenVINO IR, whose root ",
-                    "element is <net>, got other text; make one with torch_trt_ext.builders.openvino_model.pack_model");
-  return PlanView{xml, static_cast<size_t>(xml_bytes), weights, static_cast<size_t>(weights_bytes)};
+  const std::string_view xml(reinterpret_cast<const char*>(data) + kHeaderBytes, static_cast<size_t>(xml_bytes));
+  TORCH_CHECK_VALUE(looks_like_ir(xml), "plan must hold an OpenVINO IR, whose root element is <net>, got other text; ",
+                    "make one with torch_trt_ext.builders.openvino_model.pack_model");
+  // OpenVINO repeats names in its messages.
+  const size_t no_utf8 = find_no_utf8(xml);
+  TORCH_CHECK_VALUE(no_utf8 == std::string_view::npos, "plan must hold its XML in UTF-8, got other bytes at ", no_utf8,
+                    " of ", xml_bytes, "; it is damaged, copy or build it again");
+  return PlanView{xml.data(), xml.size(), weights, static_cast<size_t>(weights_bytes)};
 }
 
 }  // namespace torch_trt_ext

@@ -36,11 +36,19 @@ struct EngineState {
 using PackedState = std::tuple<int64_t, at::Tensor, c10::Dict<std::string, c10::List<std::string>>>;
 
 /// The version that pack_state writes. unpack_state reads this one and all before it.
+///
+/// A new fact is a new name in the dictionary and no new version: readers pass over names that they do not know, and
+/// take a default for one that an older file lacks (cuda_graphs, name, state_xxh64). The version goes up only when a
+/// reader that passes over the change would run the engine wrongly, as when a name gets another meaning; that reader
+/// then says that the file is too new. unpack_state of version 2 must first turn the dictionary of version 1 into its
+/// own, then read it as any other, so that only one form is ever read. tests/fixtures has files of each version that
+/// was ever written, which must load for good.
 constexpr int64_t kStateVersion = 1;
 
 PackedState pack_state(const EngineState& state);
 
-/// Throws c10::ValueError when the state is of a newer version, lacks a field, or its plan does not match its checksum.
+/// Throws c10::ValueError when the state is of a newer version, lacks a field, holds what is no text, or does not match
+/// its checksums: one over the plan, and one over everything else, which torch keeps none of.
 EngineState unpack_state(const PackedState& packed);
 
 }  // namespace torch_trt_ext

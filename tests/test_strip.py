@@ -1,0 +1,207 @@
+"""``torch_trt_ext.strip``: a saved model without fallbacks is smaller, answers the same, and says what it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytest.importorskip("openvino")
+
+from tests.fresh_process import ROOT
+from tests.openvino_models import EngineModule, affine_plan
+from tests.optimizer.tiny_models import Convolutions, TwoParts, assert_close, make, optimize, quick_config
+from torch_trt_ext import OpenVINOEngineExtension
+from torch_trt_ext.optimizer.engine_module import EngineOnly, EngineOrSubgraph
+from torch_trt_ext.strip import drop_fallback, main
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread(one_thread: None) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def two_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with two engines for 4 rows and an operator of PyTorch's between."""
+    path = tmp_path_factory.mktemp("two_parts") / "model.pt"
+    optimized, _, report = optimize(make(TwoParts), [(torch.rand(4, 8),)])
+    assert len(report["engines"]) == 2
+    torch.jit.save(optimized, str(path), _extra_files={"notes.txt": "made by hand"})
+    return path
+
+
+def _constants(path: Path) -> int:
+    with zipfile.ZipFile(path) as archive:
+        return sum(info.file_size for info in archive.infolist() if "/constants/" in info.filename)
+
+
+def test_answers_stay_and_bytes_go(two_parts: Path, tmp_path: Path) -> None:
+    stripped = drop_fallback(two_parts, tmp_path / "out.pt")
+    assert stripped.fallbacks == 2
+    assert stripped.bytes_before == two_parts.stat().st_size
+    assert stripped.bytes_after == (tmp_path / "out.pt").stat().st_size
+    # The two parts' weights, 16 bits or more of which no engine shares.
+    assert _constants(two_parts) > 0
+    assert _constants(tmp_path / "out.pt") == 0
+    assert stripped.bytes_after < stripped.bytes_before - _constants(two_parts)
+    x = torch.rand(4, 8)
+    assert torch.equal(torch.jit.load(str(tmp_path / "out.pt"))(x), torch.jit.load(str(two_parts))(x))
+
+
+def test_misfits_are_errors(two_parts: Path, tmp_path: Path) -> None:
+    drop_fallback(two_parts, tmp_path / "out.pt")
+    model = torch.jit.load(str(tmp_path / "out.pt"))
+    torch.jit.load(str(two_parts))(torch.rand(3, 8))
+    with pytest.raises(RuntimeError, match=r"must have a shape in \[4, 8\], got \[3, 8\]"):
+        model(torch.rand(3, 8))
+    assert model.engine_0.engine.counters()["fallbacks"] == 0
+    assert not hasattr(model.engine_0, "subgraph")
+
+
+def test_extra_files_stay(two_parts: Path, tmp_path: Path) -> None:
+    drop_fallback(two_parts, tmp_path / "out.pt")
+    extra = {"notes.txt": ""}
+    torch.jit.load(str(tmp_path / "out.pt"), _extra_files=extra)
+    assert extra["notes.txt"] == b"made by hand"
+
+
+def test_target_may_be_the_source(two_parts: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(two_parts.read_bytes())
+    drop_fallback(path, path)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
+    torch.jit.load(str(path))(torch.rand(4, 8))
+    with pytest.raises(ValueError, match="must hold engines with a fallback, got none"):
+        drop_fallback(path, path)
+
+
+def test_state_and_settings_of_engines_stay(tmp_path: Path) -> None:
+    model, config = make(Convolutions), quick_config()
+    config.shapes.profiles = [{"images": [[2, 3, 16, 16], [2, 3, 16, 16], [4, 3, 16, 16]]}]
+    optimized, _, _ = optimize(model, [(torch.rand(2, 3, 16, 16),)], config)
+    optimized.engine_0.engine.set_cuda_graphs(True)
+    torch.jit.save(optimized, str(tmp_path / "model.pt"))
+    drop_fallback(tmp_path / "model.pt", tmp_path / "out.pt")
+    stripped = torch.jit.load(str(tmp_path / "out.pt"))
+    assert stripped.engine_0.engine.cuda_graphs()
+    assert stripped.engine_0.engine.profiles() == optimized.engine_0.engine.profiles()
+    for batch in (2, 3, 4):
+        x = torch.rand(batch, 3, 16, 16)
+        assert_close(stripped(x), model(x))
+
+
+class AffineAndMore(nn.Module):
+    """What the affine engine does, and a tensor of which only the shape is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(10_000))
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        return [inputs[1] + self.weight[:1], inputs[0] * 2 + 1]
+
+
+class Holder(nn.Module):
+    """Engine modules deep inside a model, two of the same kind."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([first, second])
+
+    def forward(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        outputs: list[Tensor] = []
+        for part in self.parts:
+            outputs += part([x, y])
+        return outputs
+
+
+@pytest.fixture
+def with_shapes(tmp_path: Path) -> Path:
+    def part() -> Any:
+        return EngineOrSubgraph(
+            OpenVINOEngineExtension(affine_plan().data, affine_plan().io_spec),
+            torch.jit.script(AffineAndMore()),
+            engine_inputs=[0],
+            other_inputs=[1],
+            other_shapes=[[4]],
+            other_like=[torch.zeros(1)],
+            data_outputs=[1],
+            shape_outputs=[0],
+            shapes=[[4]],
+            like=[torch.zeros(1)],
+        )
+
+    path = tmp_path / "model.pt"
+    torch.jit.save(torch.jit.script(Holder(part(), part())), str(path))
+    return path
+
+
+def test_outputs_that_are_only_a_shape(with_shapes: Path, tmp_path: Path) -> None:
+    stripped = drop_fallback(with_shapes, tmp_path / "out.pt")
+    # Two times 10,000 weights of 4 bytes.
+    assert stripped.bytes_before - stripped.bytes_after > 80_000
+    model = torch.jit.load(str(tmp_path / "out.pt"))
+    x, y = torch.rand(2, 3), torch.rand(4)
+    outputs = model(x, y)
+    assert [tuple(output.shape) for output in outputs] == [(4,), (2, 3)] * 2
+    for output in outputs[1::2]:
+        torch.testing.assert_close(output, x * 2 + 1)
+    with pytest.raises(RuntimeError, match=r"input 'x' must have a shape in \[1..8, 3\], got \[9, 3\]"):
+        model(torch.rand(9, 3), y)
+
+
+@pytest.mark.parametrize("other", [torch.rand(5), torch.rand(2, 2), torch.rand(4, dtype=torch.float64)])
+def test_inputs_that_the_engine_does_not_see_fail(with_shapes: Path, tmp_path: Path, other: Tensor) -> None:
+    drop_fallback(with_shapes, tmp_path / "out.pt")
+    with pytest.raises(
+        torch.jit.Error, match=r"input 1 of a subgraph must have the shape \[4\] and the dtype and device"
+    ):
+        torch.jit.load(str(tmp_path / "out.pt"))(torch.rand(2, 3), other)
+
+
+def test_files_without_fallback_fail(tmp_path: Path) -> None:
+    engine = OpenVINOEngineExtension(affine_plan().data, affine_plan().io_spec)
+    for module in (EngineModule(engine), EngineOnly(engine, [0])):
+        torch.jit.save(torch.jit.script(module), str(tmp_path / "model.pt"))
+        with pytest.raises(ValueError, match="must hold engines with a fallback, got none"):
+            drop_fallback(tmp_path / "model.pt", tmp_path / "out.pt")
+    assert not (tmp_path / "out.pt").exists()
+
+
+def test_other_files_fail(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_text("no archive")
+    with pytest.raises(ValueError, match="must be a TorchScript file, which is a zip archive"):
+        drop_fallback(path, path)
+    torch.save([1, 2], path)
+    with pytest.raises(ValueError, match="must be a TorchScript file, got an archive without code"):
+        drop_fallback(path, path)
+    with pytest.raises(FileNotFoundError):
+        drop_fallback(tmp_path / "absent.pt", path)
+
+
+def test_command(two_parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [sys.executable, "-m", "torch_trt_ext.strip", str(two_parts), "--drop-fallback"]
+    command += ["-o", str(tmp_path / "out.pt")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 0, result.stderr
+    gone = two_parts.stat().st_size - (tmp_path / "out.pt").stat().st_size
+    assert "dropped 2 fallbacks: " in result.stdout
+    assert result.stdout.endswith(f", {gone:,} fewer\n")
+    assert main([str(tmp_path / "out.pt"), "--drop-fallback", "-o", str(tmp_path / "again.pt")]) == 1
+    assert "must hold engines with a fallback, got none" in capsys.readouterr().err
