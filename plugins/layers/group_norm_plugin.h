@@ -18,7 +18,7 @@ class GroupNormPlugin final : public LayerPlugin {
   explicit GroupNormPlugin(const PluginFields& fields);
 
  protected:
-  LayerPlugin* copy() const override { return new GroupNormPlugin(*this); }
+  PluginBase* copy() const override { return new GroupNormPlugin(*this); }
   bool may_be(nvinfer1::DataType type, int32_t input, const std::vector<nvinfer1::DataType>& types) const override;
   void check_shapes(const std::vector<nvinfer1::Dims>& inputs) const override;
   size_t workspace_bytes(const std::vector<nvinfer1::Dims>& inputs) const override;

@@ -17,7 +17,7 @@ class LeakyReluPlugin final : public LayerPlugin {
   explicit LeakyReluPlugin(const PluginFields& fields);
 
  protected:
-  LayerPlugin* copy() const override { return new LeakyReluPlugin(*this); }
+  PluginBase* copy() const override { return new LeakyReluPlugin(*this); }
   void check_shapes(const std::vector<nvinfer1::Dims>& /*inputs*/) const override {}
   cudaError_t launch(const Call& call) const override;
   std::vector<nvinfer1::PluginField> serialized_fields() const override;

@@ -72,21 +72,6 @@ DecodePlugin::DecodePlugin(const DecodePlugin& other)
       image_height_(other.image_height_),
       image_width_(other.image_width_) {}
 
-nvinfer1::IPluginV3* DecodePlugin::clone() noexcept {
-  nvinfer1::IPluginV3* copy = nullptr;
-  run_guarded(kName, [&] { copy = new DecodePlugin(*this); });
-  return copy;
-}
-
-nvinfer1::IPluginV3* DecodePlugin::attachToContext(nvinfer1::IPluginResourceContext* /*context*/) noexcept {
-  std::unique_ptr<DecodePlugin> copy;
-  const int32_t failed = run_guarded(kName, [&] {
-    copy = std::make_unique<DecodePlugin>(*this);
-    copy->prepare();
-  });
-  return failed != 0 ? nullptr : copy.release();
-}
-
 void DecodePlugin::prepare() {
   // Done in attachToContext; the builder may run a plugin that it never attached.
   if (device_anchors_.data() == nullptr) {

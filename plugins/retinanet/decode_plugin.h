@@ -24,10 +24,8 @@ class DecodePlugin final : public RetinaNetPlugin {
   /// Shares no device memory with `other`.
   DecodePlugin(const DecodePlugin& other);
 
-  nvinfer1::IPluginV3* clone() noexcept override;
-  nvinfer1::IPluginV3* attachToContext(nvinfer1::IPluginResourceContext* context) noexcept override;
-
  protected:
+  PluginBase* copy() const override { return new DecodePlugin(*this); }
   int64_t num_results() const override { return topk_candidates_; }
   void check_shapes(const std::vector<nvinfer1::Dims>& inputs) const override;
   size_t workspace_bytes(const std::vector<nvinfer1::Dims>& inputs) const override;

@@ -41,16 +41,6 @@ NmsPlugin::NmsPlugin(const PluginFields& fields)
   require_at_least(kMaxDetections, max_detections_, 1);
 }
 
-nvinfer1::IPluginV3* NmsPlugin::clone() noexcept {
-  nvinfer1::IPluginV3* copy = nullptr;
-  run_guarded(kName, [&] { copy = new NmsPlugin(*this); });
-  return copy;
-}
-
-nvinfer1::IPluginV3* NmsPlugin::attachToContext(nvinfer1::IPluginResourceContext* /*context*/) noexcept {
-  return clone();
-}
-
 void NmsPlugin::check_shapes(const std::vector<Dims>& inputs) const {
   const Dims& scores = inputs[0];
   const Dims& boxes = inputs[1];

@@ -18,10 +18,8 @@ class NmsPlugin final : public RetinaNetPlugin {
   /// Throws std::invalid_argument for a field that is missing or out of its range.
   explicit NmsPlugin(const PluginFields& fields);
 
-  nvinfer1::IPluginV3* clone() noexcept override;
-  nvinfer1::IPluginV3* attachToContext(nvinfer1::IPluginResourceContext* context) noexcept override;
-
  protected:
+  PluginBase* copy() const override { return new NmsPlugin(*this); }
   int64_t num_results() const override { return max_detections_; }
   void check_shapes(const std::vector<nvinfer1::Dims>& inputs) const override;
   size_t workspace_bytes(const std::vector<nvinfer1::Dims>& inputs) const override;

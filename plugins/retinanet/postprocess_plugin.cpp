@@ -125,21 +125,6 @@ PostProcessPlugin::PostProcessPlugin(const PostProcessPlugin& other)
       activation_(other.activation_),
       has_image_sizes_(other.has_image_sizes_) {}
 
-nvinfer1::IPluginV3* PostProcessPlugin::clone() noexcept {
-  nvinfer1::IPluginV3* copy = nullptr;
-  run_guarded(kName, [&] { copy = new PostProcessPlugin(*this); });
-  return copy;
-}
-
-nvinfer1::IPluginV3* PostProcessPlugin::attachToContext(nvinfer1::IPluginResourceContext* /*context*/) noexcept {
-  std::unique_ptr<PostProcessPlugin> copy;
-  const int32_t failed = run_guarded(kName, [&] {
-    copy = std::make_unique<PostProcessPlugin>(*this);
-    copy->prepare();
-  });
-  return failed != 0 ? nullptr : copy.release();
-}
-
 void PostProcessPlugin::prepare() {
   // Done in attachToContext; the builder may run a plugin that it never attached.
   if (device_anchors_.data() == nullptr) {

@@ -23,10 +23,8 @@ class PostProcessPlugin final : public RetinaNetPlugin {
   /// Shares no device memory with `other`.
   PostProcessPlugin(const PostProcessPlugin& other);
 
-  nvinfer1::IPluginV3* clone() noexcept override;
-  nvinfer1::IPluginV3* attachToContext(nvinfer1::IPluginResourceContext* context) noexcept override;
-
  protected:
+  PluginBase* copy() const override { return new PostProcessPlugin(*this); }
   int64_t num_results() const override { return max_detections_; }
   void check_shapes(const std::vector<nvinfer1::Dims>& inputs) const override;
   size_t workspace_bytes(const std::vector<nvinfer1::Dims>& inputs) const override;

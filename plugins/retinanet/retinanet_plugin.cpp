@@ -23,23 +23,10 @@ bool RetinaNetPlugin::may_be(DataType type, int32_t input, DataType first_type) 
   return (type == DataType::kFLOAT || type == DataType::kHALF) && type == first_type;
 }
 
-nvinfer1::IPluginCapability* RetinaNetPlugin::getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept {
-  switch (type) {
-    case nvinfer1::PluginCapabilityType::kCORE:
-      return static_cast<nvinfer1::IPluginV3OneCore*>(this);
-    case nvinfer1::PluginCapabilityType::kBUILD:
-      return static_cast<nvinfer1::IPluginV3OneBuild*>(this);
-    case nvinfer1::PluginCapabilityType::kRUNTIME:
-      return static_cast<nvinfer1::IPluginV3OneRuntime*>(this);
-  }
-  return nullptr;
-}
-
 int32_t RetinaNetPlugin::getOutputDataTypes(DataType* output_types, int32_t num_outputs, const DataType* input_types,
                                             int32_t num_inputs) const noexcept {
-  return run_guarded(name_, [&] {
-    check_count("inputs", num_inputs, num_inputs_);
-    check_count("outputs", num_outputs, num_outputs_);
+  return run_guarded(name(), [&] {
+    check_counts(num_inputs, num_outputs);
     for (int32_t index = 0; index < num_inputs; ++index) {
       if (!may_be(input_types[index], index, input_types[0])) {
         throw std::invalid_argument(is_image_sizes(index) ? "the image sizes must be float32 or int32"
@@ -55,9 +42,8 @@ int32_t RetinaNetPlugin::getOutputDataTypes(DataType* output_types, int32_t num_
 int32_t RetinaNetPlugin::getOutputShapes(const DimsExprs* inputs, int32_t num_inputs, const DimsExprs* /*shape_inputs*/,
                                          int32_t /*num_shape_inputs*/, DimsExprs* outputs, int32_t num_outputs,
                                          nvinfer1::IExprBuilder& builder) noexcept {
-  return run_guarded(name_, [&] {
-    check_count("inputs", num_inputs, num_inputs_);
-    check_count("outputs", num_outputs, num_outputs_);
+  return run_guarded(name(), [&] {
+    check_counts(num_inputs, num_outputs);
     check_shapes(known_dims(inputs, num_inputs));
     for (int32_t index = 0; index < num_outputs; ++index) {
       outputs[index].d[0] = inputs[0].d[0];
@@ -76,7 +62,7 @@ int32_t RetinaNetPlugin::getOutputShapes(const DimsExprs* inputs, int32_t num_in
 
 bool RetinaNetPlugin::supportsFormatCombination(int32_t position, const DynamicPluginTensorDesc* tensors,
                                                 int32_t num_inputs, int32_t num_outputs) noexcept {
-  if (num_inputs != num_inputs_ || num_outputs != num_outputs_) {
+  if (num_inputs != this->num_inputs() || num_outputs != this->num_outputs()) {
     return false;
   }
   const PluginTensorDesc& tensor = tensors[position].desc;
@@ -89,39 +75,10 @@ bool RetinaNetPlugin::supportsFormatCombination(int32_t position, const DynamicP
   return tensor.type == (position - num_inputs == kCounts ? DataType::kINT32 : DataType::kFLOAT);
 }
 
-int32_t RetinaNetPlugin::configurePlugin(const DynamicPluginTensorDesc* inputs, int32_t num_inputs,
-                                         const DynamicPluginTensorDesc* /*outputs*/, int32_t /*num_outputs*/) noexcept {
-  return run_guarded(name_, [&] {
-    check_count("inputs", num_inputs, num_inputs_);
-    check_shapes(largest_dims(inputs, num_inputs));
-  });
-}
-
-size_t RetinaNetPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* inputs, int32_t num_inputs,
-                                         const DynamicPluginTensorDesc* /*outputs*/,
-                                         int32_t /*num_outputs*/) const noexcept {
-  size_t size_bytes = 0;
-  run_guarded(name_, [&] {
-    const std::vector<Dims> dims = largest_dims(inputs, num_inputs);
-    check_shapes(dims);
-    size_bytes = workspace_bytes(dims);
-  });
-  return size_bytes;
-}
-
-int32_t RetinaNetPlugin::onShapeChange(const PluginTensorDesc* inputs, int32_t num_inputs,
-                                       const PluginTensorDesc* /*outputs*/, int32_t /*num_outputs*/) noexcept {
-  return run_guarded(name_, [&] {
-    check_count("inputs", num_inputs, num_inputs_);
-    check_shapes(actual_dims(inputs, num_inputs));
-    prepare();
-  });
-}
-
 int32_t RetinaNetPlugin::enqueue(const PluginTensorDesc* input_descs, const PluginTensorDesc* /*output_descs*/,
                                  const void* const* inputs, void* const* outputs, void* workspace,
                                  cudaStream_t stream) noexcept {
-  return run_guarded(name_, [&] {
+  return run_guarded(name(), [&] {
     Call call{};
     call.type = input_descs[0].type == DataType::kHALF ? ElementType::kFloat16 : ElementType::kFloat32;
     call.input_descs = input_descs;
@@ -129,19 +86,11 @@ int32_t RetinaNetPlugin::enqueue(const PluginTensorDesc* input_descs, const Plug
     call.scores = static_cast<float*>(outputs[0]);
     call.boxes = static_cast<float*>(outputs[1]);
     call.classes = static_cast<float*>(outputs[2]);
-    call.counts = num_outputs_ > kCounts ? static_cast<int32_t*>(outputs[kCounts]) : nullptr;
+    call.counts = num_outputs() > kCounts ? static_cast<int32_t*>(outputs[kCounts]) : nullptr;
     call.workspace = workspace;
     call.stream = stream;
     check_cuda(launch(call), "a launch");
   });
-}
-
-const nvinfer1::PluginFieldCollection* RetinaNetPlugin::getFieldsToSerialize() noexcept {
-  const int32_t failed = run_guarded(name_, [&] {
-    fields_ = serialized_fields();
-    field_collection_ = {static_cast<int32_t>(fields_.size()), fields_.data()};
-  });
-  return failed != 0 ? nullptr : &field_collection_;
 }
 
 }  // namespace torch_trt_ext::plugins
