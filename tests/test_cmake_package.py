@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.cmake_program import build_program
 from tests.fresh_process import ROOT
 from tests.openvino_models import EngineModule, affine_plan
 from torch_trt_ext import OpenVINOEngineExtension
@@ -17,18 +17,7 @@ from torch_trt_ext import OpenVINOEngineExtension
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cpp")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    configure = ["cmake", "-G", "Ninja", "-S", str(ROOT / "tests" / "cpp_program"), "-B", str(folder)]
-    configure += [
-        f"-DCMAKE_PREFIX_PATH={ROOT / 'torch_trt_ext'}",
-        f"-DTORCH_ROOT={Path(torch.__file__).parent}",
-        "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror",
-    ]
-    for command in (configure, ["cmake", "--build", str(folder)]):
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
-    return folder / "run_model"
+    return build_program(ROOT / "tests" / "cpp_program", tmp_path_factory.mktemp("cpp")) / "run_model"
 
 
 def _run(program: Path, model: Path, rows: int, columns: int) -> subprocess.CompletedProcess[str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from openvino import opset13
 from tests.fresh_process import output_of_fresh
 from tests.openvino_models import EngineModule, affine_plan, two_way_plan
 from tests.state_fuzz import restore, state_of
+from tests.threads import run_in_threads
 from torch_trt_ext import OpenVINOEngineExtension
 from torch_trt_ext.builders.openvino_model import plan_from_model
 
@@ -42,27 +42,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def run_in_threads(count: int, work: Callable[[int], None]) -> None:
-    """Calls ``work`` with each number in a thread of its own, all at once, and raises what the first of them raised."""
-    barrier = threading.Barrier(count)
-    failures: list[BaseException] = []
-
-    def call(number: int) -> None:
-        try:
-            barrier.wait()
-            work(number)
-        except BaseException as error:  # whatever happens in a thread has to reach the test
-            failures.append(error)
-
-    threads = [threading.Thread(target=call, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
 
 
 class Loop(torch.nn.Module):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -17,6 +16,7 @@ pytest.importorskip("openvino")
 from examples.retinanet.model import BackboneAndHeads, load_digit_detector
 from examples.retinanet.pipeline import MixedDetector, build_postprocess_plan, to_detections
 from examples.retinanet.scenes import fixed_test_scenes
+from tests.cmake_program import build_program
 from tests.fresh_process import ROOT, output_of_fresh
 
 #: What is printed has three decimals; the same kernels run on the same processor.
@@ -28,18 +28,7 @@ THRESHOLD = 0.5
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("detect")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    configure = ["cmake", "-G", "Ninja", "-S", str(ROOT / "examples" / "cpp"), "-B", str(folder)]
-    configure += [
-        f"-DCMAKE_PREFIX_PATH={ROOT / 'torch_trt_ext'}",
-        f"-DTORCH_ROOT={Path(torch.__file__).parent}",
-        "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror -O0",
-    ]
-    for command in (configure, ["cmake", "--build", str(folder)]):
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
-    return folder / "detect"
+    return build_program(ROOT / "examples" / "cpp", tmp_path_factory.mktemp("detect"), flags="-O0") / "detect"
 
 
 @pytest.fixture(scope="module")

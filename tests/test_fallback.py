@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from tests.optimizer.tiny_models import (
     optimize,
     quick_config,
 )
+from tests.threads import run_in_threads
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -206,24 +206,13 @@ def test_several_threads_call_one_model(model: nn.Module, optimized: Any) -> Non
     with torch.no_grad():
         expected = [model(x) for x in inputs]
     before = fallbacks(optimized)
-    failures: list[BaseException] = []
-    barrier = threading.Barrier(4)
 
-    def call(first: int) -> None:
-        try:
-            barrier.wait()
-            for turn in range(3 * len(inputs)):
-                number = (first + turn) % len(inputs)
-                with torch.no_grad():
-                    assert_close(optimized(inputs[number]), expected[number])
-        except BaseException as error:  # whatever happens in a thread has to reach the test
-            failures.append(error)
+    def call(thread: int) -> None:
+        for turn in range(3 * len(inputs)):
+            number = (4 * thread + turn) % len(inputs)
+            with torch.no_grad():
+                assert_close(optimized(inputs[number]), expected[number])
 
-    threads = [threading.Thread(target=call, args=(4 * number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    run_in_threads(4, call)
     # Batches of five are outside.
     assert fallbacks(optimized) == before + 4 * 3 * sum(len(x) > 4 for x in inputs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import torch_trt_ext  # noqa: F401  registers the classes
+from tests.threads import run_in_threads
 
 ov = pytest.importorskip("openvino")
 import numpy as np  # noqa: E402
@@ -191,7 +191,6 @@ def test_other_threads_survive_errors() -> None:
     x, y = _parameter("x", [-1, -1]), _parameter("y", [-1, -1])
     product = _named(opset13.matmul(x, y, False, False), "z")
     engine = _engine(ov.Model([opset13.result(product)], [x, y], "product"))
-    failures: list[str] = []
 
     def work(seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -202,15 +201,9 @@ def test_other_threads_survive_errors() -> None:
                 with pytest.raises(RuntimeError, match="OpenVINO failed"):
                     engine.forward([left, torch.ones(4, 5)])
             (result,) = engine.forward([left, right])
-            if not torch.allclose(result, left @ right, **FLOAT32_TOLERANCE):
-                failures.append(f"thread {seed}, call {call}")
+            assert torch.allclose(result, left @ right, **FLOAT32_TOLERANCE), f"thread {seed}, call {call}"
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures, failures
+    run_in_threads(4, work)
 
 
 def test_names_give_the_order() -> None:
@@ -236,27 +229,16 @@ def test_threads_each_get_right_answers() -> None:
     fixed_product = _named(opset13.matmul(fixed, opset13.constant(weights.numpy()), False, False), "y")
     engine = _engine(ov.Model([opset13.result(product)], [dynamic], "dynamic"))
     fixed_engine = _engine(ov.Model([opset13.result(fixed_product)], [fixed], "fixed"))
-    start = threading.Barrier(num_threads)
-    failures: list[str] = []
 
     def work(seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
-        start.wait()
-        try:
-            for _ in range(num_calls):
-                for shape in shapes:
-                    x = torch.randn(shape, generator=generator)
-                    called = fixed_engine if shape[0] == 3 and seed % 2 else engine
-                    torch.testing.assert_close(called.forward([x])[0], x @ weights, **FLOAT32_TOLERANCE)
-        except Exception as error:  # A thread must hand its failure to the test, whatever it is.
-            failures.append(f"thread {seed}: {error!r}")
+        for _ in range(num_calls):
+            for shape in shapes:
+                x = torch.randn(shape, generator=generator)
+                called = fixed_engine if shape[0] == 3 and seed % 2 else engine
+                torch.testing.assert_close(called.forward([x])[0], x @ weights, **FLOAT32_TOLERANCE)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(num_threads)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures, failures
+    run_in_threads(num_threads, work)
     assert engine.counters()["compilations"] == 1
 
 

@@ -27,6 +27,11 @@ OUTPUT_NAMES = ("scores", "boxes", "classes")
 #: The output after these that the fused plugin has.
 COUNTS_NAME = "num_detections"
 
+#: expf on the GPU and exp on the CPU differ by two units in the last place; a difference of large coordinates
+#: leaves the absolute part, in pixels.
+BOX_RTOL = 1e-4
+BOX_ATOL = 1e-3
+
 Dtype = Literal["float32", "float16", "int32"]
 
 #: The smallest, the tuned and the largest.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from tests.gpu.networks import (
     two_profile_plan,
 )
 from tests.gpu.test_tensorrt_engine import AFFINE_IO, SPIN_CYCLES, EngineModule, image
+from tests.threads import run_in_threads
 from torch_trt_ext import TRTEngineExtension
 
 #: Calls with the same shapes and addresses until one of them replays a graph: two are counted, the third captures.
@@ -174,26 +174,16 @@ def test_threads_get_right_answers(engine: Any, twin: Any) -> None:
     inputs = [[image(*shape) for shape in shapes] for _ in range(6)]
     expected = [[twin(x) for x in row] for row in inputs]
     torch.cuda.synchronize()
-    failures: list[str] = []
 
     def work(index: int) -> None:
-        try:
-            with torch.cuda.stream(torch.cuda.Stream() if index % 2 else torch.cuda.default_stream()):
-                for call in range(100):
-                    (y,) = engine.forward([inputs[index][call % 2]])
-                    error = (y - expected[index][call % 2]).abs().max().item()
-                    if not error < CONVOLUTION_TOLERANCE:
-                        failures.append(f"thread {index}, call {call}: {error}")
-                    del y
-        except Exception as error:
-            failures.append(repr(error))
+        with torch.cuda.stream(torch.cuda.Stream() if index % 2 else torch.cuda.default_stream()):
+            for call in range(100):
+                (y,) = engine.forward([inputs[index][call % 2]])
+                error = (y - expected[index][call % 2]).abs().max().item()
+                assert error < CONVOLUTION_TOLERANCE, f"thread {index}, call {call}"
+                del y
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    run_in_threads(6, work)
     assert engine.counters()["calls"] == 600
     assert engine.counters()["graph_replays"] > 0
 

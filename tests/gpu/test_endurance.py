@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from tests.fresh_process import run_fresh
 from tests.gpu.networks import CONVOLUTION_TOLERANCE, ConvolutionTwin, affine_plan, convolution_plan
 from tests.gpu.test_tensorrt_engine import AFFINE_IO, image
+from tests.threads import run_in_threads
 from torch_trt_ext import TRTEngineExtension
 
 CALLS = 1_000_000
@@ -62,26 +62,16 @@ def test_ten_threads(graphs: bool) -> None:
     inputs = [[image(*shape) for shape in shapes] for _ in range(10)]
     expected = [[twin(x) for x in row] for row in inputs]
     torch.cuda.synchronize()
-    failures: list[str] = []
 
     def work(index: int) -> None:
-        try:
-            with torch.no_grad(), torch.cuda.stream(torch.cuda.Stream() if index % 3 else torch.cuda.default_stream()):
-                worst: Tensor = torch.zeros((), device="cuda")
-                for call in range(1000):
-                    (y,) = engine.forward([inputs[index][call % 3]])
-                    worst = torch.maximum(worst, (y - expected[index][call % 3]).abs().max())
-                if not worst.item() < CONVOLUTION_TOLERANCE:
-                    failures.append(f"thread {index}: {worst.item()}")
-        except Exception as error:
-            failures.append(repr(error))
+        with torch.no_grad(), torch.cuda.stream(torch.cuda.Stream() if index % 3 else torch.cuda.default_stream()):
+            worst: Tensor = torch.zeros((), device="cuda")
+            for call in range(1000):
+                (y,) = engine.forward([inputs[index][call % 3]])
+                worst = torch.maximum(worst, (y - expected[index][call % 3]).abs().max())
+            assert worst.item() < CONVOLUTION_TOLERANCE, f"thread {index}"
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(10)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    run_in_threads(10, work)
     assert engine.counters()["calls"] == 10_000
 
 

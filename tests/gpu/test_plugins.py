@@ -14,6 +14,8 @@ from torch import Tensor
 
 from tests.fresh_process import output_of_fresh
 from tests.gpu.plugin_networks import (
+    BOX_ATOL,
+    BOX_RTOL,
     SCORE_KINDS,
     DecodeCase,
     NmsCase,
@@ -30,11 +32,6 @@ from torch_trt_ext.builders.retinanet import RetinaNetPostProcessSpec, retinanet
 from torch_trt_ext.builders.retinanet_tensorrt import build_tensorrt_plan
 from torch_trt_ext.builders.tensorrt_build import PluginField, float_field, int_field, string_field
 from torch_trt_ext.runtime import library_path
-
-#: expf on the GPU and exp on the CPU differ by two units in the last place; a difference of large coordinates
-#: leaves the absolute part, in pixels.
-BOX_RTOL = 1e-4
-BOX_ATOL = 1e-3
 
 DECODE_CASES = (
     DecodeCase(),

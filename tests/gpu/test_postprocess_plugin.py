@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from tests.gpu.plugin_networks import (
+    BOX_ATOL,
+    BOX_RTOL,
     SCORE_KINDS,
     PostProcessCase,
     changed,
@@ -20,10 +22,6 @@ from tests.gpu.plugin_networks import (
 )
 from tests.reference.retinanet_postprocess import decode, nms
 from torch_trt_ext.builders.tensorrt_build import PluginField, float_field, int_field, string_field
-
-#: As in test_plugins: expf and a difference of large coordinates.
-BOX_RTOL = 1e-4
-BOX_ATOL = 1e-3
 
 CASES = (
     PostProcessCase(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import shutil
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, List  # noqa: UP035  (what TorchScript reads)
@@ -25,6 +24,7 @@ from tests.gpu.networks import (
     two_profile_plan,
     two_way_plan,
 )
+from tests.threads import run_in_threads
 from torch_trt_ext import TRTEngineExtension
 from torch_trt_ext.builders.tensorrt_build import import_tensorrt
 
@@ -181,25 +181,15 @@ def test_threads_get_right_answers(twin: ConvolutionTwin, own_streams: bool) -> 
     with torch.no_grad():
         expected = [[twin(x) for x in row] for row in inputs]
     torch.cuda.synchronize()
-    failures: list[str] = []
 
     def work(index: int) -> None:
-        try:
-            with torch.cuda.stream(torch.cuda.Stream() if own_streams else torch.cuda.default_stream()):
-                for call in range(60):
-                    (y,) = engine.forward([inputs[index][call % 3]])
-                    error = (y - expected[index][call % 3]).abs().max().item()
-                    if not error < CONVOLUTION_TOLERANCE:
-                        failures.append(f"thread {index}, call {call}: {error}")
-        except Exception as error:
-            failures.append(repr(error))
+        with torch.cuda.stream(torch.cuda.Stream() if own_streams else torch.cuda.default_stream()):
+            for call in range(60):
+                (y,) = engine.forward([inputs[index][call % 3]])
+                error = (y - expected[index][call % 3]).abs().max().item()
+                assert error < CONVOLUTION_TOLERANCE, f"thread {index}, call {call}"
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    run_in_threads(8, work)
     assert engine.counters()["calls"] == 480
 
 

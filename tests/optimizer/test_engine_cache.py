@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import time
 import warnings
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.fresh_process import output_of_fresh
+from tests.threads import run_in_threads
 from torch_trt_ext.engine_plan import EnginePlan
 from torch_trt_ext.optimizer.engine_cache import EngineCache, TimingCache, model_bytes_for_key
 
@@ -153,7 +153,6 @@ def use(folder: Path, key: str, number: int) -> None:
 
 def test_processes_share_a_folder(tmp_path: Path) -> None:
     (key,) = keys_of(1)
-    failures: list[BaseException] = []
 
     def run(number: int) -> None:
         script = f"""
@@ -161,42 +160,24 @@ def test_processes_share_a_folder(tmp_path: Path) -> None:
             from tests.optimizer.test_engine_cache import use
             use(Path({str(tmp_path)!r}), {key!r}, {number})
         """
-        try:
-            output_of_fresh(script)
-        except BaseException as error:
-            failures.append(error)
+        output_of_fresh(script)
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    run_in_threads(2, run)
     assert [path.name for path in tmp_path.iterdir()] == [f"{key}.engine"]
 
 
 def test_threads_share_a_cache(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path, 4 * (1000 + OVERHEAD))
     keys = keys_of(8)
-    failures: list[str] = []
 
     def work(number: int) -> None:
-        try:
-            for turn in range(40):
-                key = keys[(number + turn) % 8]
-                cache.put(key, plan_of(key.encode() * 15))
-                found = cache.get(key)
-                if found is not None and found.data != key.encode() * 15:
-                    failures.append(key)
-        except Exception as error:
-            failures.append(repr(error))
+        for turn in range(40):
+            key = keys[(number + turn) % 8]
+            cache.put(key, plan_of(key.encode() * 15))
+            found = cache.get(key)
+            assert found is None or found.data == key.encode() * 15, key
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    run_in_threads(4, work)
     cache.put(keys[0], plan_of(b"p" * 1000))
     assert 0 < cache.size_bytes() <= 4 * (1000 + OVERHEAD)
 
