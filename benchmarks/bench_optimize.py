@@ -10,11 +10,9 @@ compared, fails or answers wrongly is in the results with the reason, and stops 
 from __future__ import annotations
 
 import argparse
-import gc
-import json
-import sys
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +22,16 @@ from torch import Tensor
 import torch_trt_ext
 from benchmarks.models import ENGINE_MODELS, MODELS, Case, build_case, detections_or_outputs
 from benchmarks.peers import PEERS, Call, Setting, Skipped
-from benchmarks.timing import TIMED_RUNS, WARMUP_RUNS, environment
+from benchmarks.results import Results, header, measure_all, what
+from benchmarks.timing import TIMED_RUNS, WARMUP_RUNS
 from torch_trt_ext.optimizer.accuracy import Comparison, compare
 from torch_trt_ext.optimizer.latency import compare_latency
-from torch_trt_ext.optimizer.messages import first_line
 from torch_trt_ext.optimizer.structures import detach_clone, flatten_tensors, map_tensors
 
 OURS = "ours"
 
 #: Relative error of a 16-bit model's answers, as optimize() allows by default.
 TOLERANCE = 0.05
-
-Results = dict[str, Any]
 
 
 def _float32(outputs: Any) -> Any:
@@ -58,10 +54,6 @@ def _answers(case: Case, call: Call) -> Any:
 def _reference(case: Case) -> Any:
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         return _answers(case, lambda: case.plain(*case.arguments))
-
-
-def _what(error: BaseException) -> str:
-    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _optimize(case: Case, device: torch.device, args: argparse.Namespace) -> tuple[Call, Results, str]:
@@ -132,7 +124,7 @@ def measure_case(case: Case, device: torch.device, args: argparse.Namespace) -> 
         except Skipped as reason:
             entries[name] = {"status": "skipped", "reason": str(reason)}
         except Exception as error:  # whatever another library raises
-            entries[name] = {"status": "failed", "reason": _what(error)}
+            entries[name] = {"status": "failed", "reason": what(error)}
         else:
             if entries[name]["status"] == "checked":
                 calls[name] = made
@@ -200,31 +192,24 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _parse(arguments)
     device = torch.device("cuda" if args.device == "gpu" else "cpu")
-    measured: list[Results] = []
-    facts = {
-        "command": "python -m benchmarks.bench_optimize " + " ".join(sys.argv[1:] if arguments is None else arguments),
-        "environment": environment(),
+    facts = header("bench_optimize", arguments) | {
         "tf32_of_eager_float32": {
             "convolutions": torch.backends.cudnn.allow_tf32,
             "matrix_products": torch.backends.cuda.matmul.allow_tf32,
         },
         "protocol": "median wall clock of a call and the end of its device work, all ways in turn over ten rounds",
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    for name in args.models.split(","):
-        for batch in (int(size) for size in args.batch.split(",")):
-            print(f"{name}, batch {batch}", file=sys.stderr, flush=True)
-            result: Results = {"model": name, "batch": batch}
-            try:
-                size = None if name == "digits_with_engine" else args.size
-                result |= measure_case(build_case(name, device, batch=batch, size=size), device, args)
-            except Exception as error:  # one model's failure, whatever it is, must not cost the others' results
-                result["failed"] = _what(error)
-                print(f"failed: {result['failed']}", file=sys.stderr, flush=True)
-            measured.append(result)
-            args.out.write_text(json.dumps({**facts, "results": measured}, indent=2) + "\n")
-            gc.collect()
-            torch.cuda.empty_cache()
+
+    def measure(name: str, batch: int) -> Results:
+        size = None if name == "digits_with_engine" else args.size
+        return measure_case(build_case(name, device, batch=batch, size=size), device, args)
+
+    cases: list[tuple[Results, Callable[[], Results]]] = [
+        ({"model": name, "batch": batch}, functools.partial(measure, name, batch))
+        for name in args.models.split(",")
+        for batch in (int(size) for size in args.batch.split(","))
+    ]
+    measured = measure_all(args.out, facts, cases)
     print(table(measured))
 
 

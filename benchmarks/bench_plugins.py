@@ -9,9 +9,8 @@ CUDA graph, after a write that pushes everything out of the caches.
 from __future__ import annotations
 
 import argparse
-import json
+import functools
 import statistics
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.timing import environment
+from benchmarks.results import Results, header, measure_all
 from torch_trt_ext import TRTEngineExtension
 from torch_trt_ext.builders.tensorrt_build import PluginField, build_plan, create_plugin, float_field, int_field
 from torch_trt_ext.runtime import load_plugins
@@ -29,8 +28,6 @@ from torch_trt_ext.runtime import load_plugins
 __all__ = ["DeviceTime", "Replay", "device_times", "plugin_engine"]
 
 Call = Callable[[], object]
-Results = dict[str, Any]
-
 #: More than any cache holds, and enough to write that the host gets ahead of the device.
 _FLUSHED_BYTES = 512 << 20
 
@@ -258,25 +255,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     parser.add_argument("--runs", type=int, default=100, help="calls of each that are timed")
     args = parser.parse_args(arguments)
-    facts = {
-        "command": "python -m benchmarks.bench_plugins " + " ".join(sys.argv[1:] if arguments is None else arguments),
-        "environment": environment(),
+    facts = header("bench_plugins", arguments) | {
         "protocol": "CUDA events around a CUDA graph's replay with cold caches, all in turn; bytes are one read and "
         "one write of the input",
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    measured: list[Results] = []
-    for case in CASES:
-        print(case.name, file=sys.stderr, flush=True)
-        result: Results = {"case": case.name}
-        try:
-            result |= measure_case(case, args.runs)
-        except Exception as error:  # one case's failure, whatever it is, must not cost the others' results
-            result["failed"] = f"{type(error).__name__}: {error}".splitlines()[0]
-            print(f"failed: {result['failed']}", file=sys.stderr, flush=True)
-        measured.append(result)
-        args.out.write_text(json.dumps({**facts, "results": measured}, indent=2) + "\n")
-        torch.cuda.empty_cache()
+    cases = (({"case": case.name}, functools.partial(measure_case, case, args.runs)) for case in CASES)
+    measured = measure_all(args.out, facts, cases)
     print(table(measured))
     if any("failed" in result for result in measured):
         raise SystemExit(1)

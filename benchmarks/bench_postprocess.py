@@ -15,11 +15,9 @@ that pushes everything out of the caches: of a CUDA graph's replay, and of calls
 from __future__ import annotations
 
 import argparse
-import gc
-import json
+import functools
 import re
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,7 +33,7 @@ from torchvision.ops import box_iou
 
 from benchmarks.bench_plugins import Replay, device_times, plugin_engine
 from benchmarks.models import build_case
-from benchmarks.timing import environment
+from benchmarks.results import Results, header, measure_all, what
 from examples.retinanet import model as digits
 from tests.reference.retinanet_postprocess import decode, decode_boxes, nms
 from torch_trt_ext.builders.retinanet import retinanet_postprocess_spec
@@ -49,8 +47,6 @@ from torch_trt_ext.builders.tensorrt_build import (
     string_field,
 )
 from torch_trt_ext.runtime import load_plugins
-
-Results = dict[str, Any]
 
 #: Images of a batch that are checked against the reference, which compares all pairs of thousands of boxes.
 _CHECKED_IMAGES = 2
@@ -452,10 +448,6 @@ def kernel_times(call: Any) -> dict[str, float]:
     return {name: round(statistics.median(times), 1) for name, times in found.items()}
 
 
-def _what(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
 def measure_case(heads: Heads, runs: int) -> Results:
     """Checks and times all ways.
 
@@ -484,7 +476,7 @@ def measure_case(heads: Heads, runs: int) -> Results:
         except Skipped as reason:
             ways[name] = {"status": "skipped", "reason": str(reason)}
         except Exception as error:  # whatever another library raises
-            ways[name] = {"status": "failed", "reason": _what(error)}
+            ways[name] = {"status": "failed", "reason": what(error)}
     slow = {name: call for name, call in calls.items() if name == "torchvision"}
     times = device_times({name: call for name, call in calls.items() if name not in slow}, runs=runs)
     times |= device_times(slow, warmup=3, runs=max(10, runs // 5)) if slow else {}
@@ -545,26 +537,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 @torch.no_grad()
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _parse(arguments)
-    facts = {
-        "command": "python -m benchmarks.bench_postprocess "
-        + " ".join(sys.argv[1:] if arguments is None else arguments),
-        "environment": environment(),
+    facts = header("bench_postprocess", arguments) | {
         "protocol": "CUDA events with cold caches, all ways in turn; ours, EfficientNMS and the read as a CUDA graph",
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    measured: list[Results] = []
-    for name in args.cases:
-        print(name, file=sys.stderr, flush=True)
-        result: Results = {"case": name}
-        try:
-            result |= measure_case(CASES[name].heads() if name in CASES else network_heads(name), args.runs)
-        except Exception as error:  # one case's failure, whatever it is, must not cost the others' results
-            result["failed"] = _what(error)
-            print(f"failed: {result['failed']}", file=sys.stderr, flush=True)
-        measured.append(result)
-        args.out.write_text(json.dumps({**facts, "results": measured}, indent=2) + "\n")
-        gc.collect()
-        torch.cuda.empty_cache()
+
+    def measure(name: str) -> Results:
+        return measure_case(CASES[name].heads() if name in CASES else network_heads(name), args.runs)
+
+    measured = measure_all(args.out, facts, (({"case": name}, functools.partial(measure, name)) for name in args.cases))
     print(table(measured))
     if any("failed" in result for result in measured):
         raise SystemExit(1)

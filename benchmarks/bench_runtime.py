@@ -15,7 +15,6 @@ import importlib.util
 import json
 import os
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 
 from benchmarks.models import build_case
 from benchmarks.peers import TensorRTContext, to_onnx
-from benchmarks.timing import environment
+from benchmarks.results import Results, header, what, write
 from torch_trt_ext import EnginePlan, TRTEngineExtension
 from torch_trt_ext.builders.onnx_tensorrt import build_tensorrt_from_onnx, timing_cache_name
 from torch_trt_ext.builders.tensorrt_build import build_logger, import_tensorrt, keep_builders
@@ -38,8 +37,6 @@ from torch_trt_ext.optimizer.engine_cache import TimingCache
 from torch_trt_ext.optimizer.half_precision import to_half_precision
 from torch_trt_ext.optimizer.latency import compare_latency
 from torch_trt_ext.optimizer.structures import flatten_tensors
-
-Results = dict[str, Any]
 
 TOLERANCE = 0.05
 
@@ -410,20 +407,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     unknown = [name for name in args.only.split(",") if name not in MEASUREMENTS]
     if unknown:
         parser.error(f"--only must be of {', '.join(MEASUREMENTS)}, got {', '.join(unknown)}")
-    results: Results = {
-        "command": "python -m benchmarks.bench_runtime " + " ".join(sys.argv[1:] if arguments is None else arguments),
-        "environment": environment(),
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    results = header("bench_runtime", arguments)
     with keep_builders():
         bench = Bench(args.cache)
         for name in args.only.split(","):
             try:
                 results[name] = MEASUREMENTS[name](bench)
             except Exception as error:  # one that fails must not hide the others
-                results[name] = {"failed": f"{type(error).__name__}: {error}"[:2000]}
+                results[name] = {"failed": what(error)}
             print(json.dumps({name: results[name]}, indent=1), flush=True)
-            args.out.write_text(json.dumps(results, indent=1) + "\n")
+            write(args.out, results)
 
 
 if __name__ == "__main__":

@@ -176,22 +176,25 @@ def build_fcn_resnet50(size: int) -> nn.Module:
     return model
 
 
+def _detector(name: str, height: int, width: int) -> tuple[Any, tuple[list[Tensor]]]:
+    """torchvision's, for images of one size, with batch normalization fitted, and the images for fitting the rest."""
+    torch.manual_seed(_SEED)
+    model = torchvision.models.get_model(
+        name, weights=None, weights_backbone=None, min_size=min(height, width), max_size=max(height, width)
+    ).eval()
+    images = _image_list(synthetic_images(_FIT_IMAGES, height, width, seed=_FIT_SEED))
+    _fit_batch_norm(model, images)
+    return model, images
+
+
 def build_retinanet(height: int, width: int) -> RetinaNet:
     """torchvision's ``retinanet_resnet50_fpn``, 91 classes, for images of one size, which it does not resize.
 
     About :data:`_CANDIDATE_SHARE` of its class logits pass the score threshold of 0.05, which at 800 x 1216 are 29,000;
     boxes are up to twice or half their anchors.
     """
-    torch.manual_seed(_SEED)
-    model: RetinaNet = torchvision.models.get_model(
-        "retinanet_resnet50_fpn",
-        weights=None,
-        weights_backbone=None,
-        min_size=min(height, width),
-        max_size=max(height, width),
-    ).eval()
-    images = _image_list(synthetic_images(_FIT_IMAGES, height, width, seed=_FIT_SEED))
-    _fit_batch_norm(model, images)
+    model: RetinaNet
+    model, images = _detector("retinanet_resnet50_fpn", height, width)
     classes, boxes = model.head.classification_head, model.head.regression_head
     for tower in (classes.conv, boxes.conv):
         _fit_tower(tower)
@@ -207,16 +210,8 @@ def build_retinanet(height: int, width: int) -> RetinaNet:
 
 def build_fasterrcnn(height: int, width: int) -> nn.Module:
     """torchvision's ``fasterrcnn_resnet50_fpn``, 91 classes, for images of one size, which it does not resize."""
-    torch.manual_seed(_SEED)
-    model = torchvision.models.get_model(
-        "fasterrcnn_resnet50_fpn",
-        weights=None,
-        weights_backbone=None,
-        min_size=min(height, width),
-        max_size=max(height, width),
-    ).eval()
-    images = _image_list(synthetic_images(_FIT_IMAGES, height, width, seed=_FIT_SEED))
-    _fit_batch_norm(model, images)
+    model: nn.Module
+    model, images = _detector("fasterrcnn_resnet50_fpn", height, width)
     _fit_tower(model.rpn.head.conv)
     _fit_layer(model, model.rpn.head.bbox_pred, images, mean=0.0, std=0.1)
     _fit_layer(model, model.rpn.head.cls_logits, images, mean=0.0, std=2.0)

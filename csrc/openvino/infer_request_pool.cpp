@@ -2,9 +2,6 @@
 
 namespace torch_trt_ext {
 
-InferRequestPool::InferRequestPool(ov::CompiledModel model, bool profiled)
-    : model_(std::move(model)), profiled_(profiled), dynamic_(model_.get_runtime_model()->is_dynamic()) {}
-
 ov::InferRequest InferRequestPool::take() {
   {
     const std::lock_guard<std::mutex> lock(idle_mutex_);

@@ -20,7 +20,9 @@ namespace torch_trt_ext {
 /// Thread safety: every method may be called by several threads at once.
 class InferRequestPool {
  public:
-  InferRequestPool(ov::CompiledModel model, bool profiled);
+  /// `dynamic`: whether shapes in the model vary; `profiled`: whether it was compiled to time its layers.
+  InferRequestPool(ov::CompiledModel model, bool dynamic, bool profiled)
+      : model_(std::move(model)), dynamic_(dynamic), profiled_(profiled) {}
   InferRequestPool(const InferRequestPool&) = delete;
   InferRequestPool& operator=(const InferRequestPool&) = delete;
 
@@ -33,15 +35,13 @@ class InferRequestPool {
   bool infer(ov::InferRequest& request);
 
   bool broken() const;
-  /// Whether the model was compiled to time its layers.
   bool profiled() const { return profiled_; }
   std::shared_ptr<const ov::Model> runtime_model() const { return model_.get_runtime_model(); }
 
  private:
   ov::CompiledModel model_;
-  bool profiled_;
-  /// Whether shapes in the model vary.
   bool dynamic_;
+  bool profiled_;
   mutable std::mutex idle_mutex_;
   std::vector<ov::InferRequest> idle_;
   mutable std::mutex infer_mutex_;

@@ -174,7 +174,7 @@ std::shared_ptr<InferRequestPool> OpenVINOEngine::usable_requests() {
                             ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY), ov::num_streams(1),
                             ov::inference_num_threads(at::get_num_threads()), ov::hint::enable_cpu_pinning(false),
                             ov::enable_profiling(profiling_)),
-        profiling_);
+        model_->is_dynamic(), profiling_);
     ++compilations_;
     if (is_logged(LogLevel::kInfo)) {
       const std::string message = "compiled '" + model_->get_friendly_name() + "' for " +

@@ -58,7 +58,6 @@ EngineExtension::EngineExtension(std::string kind, const PackedState& packed)
   const at::Tensor& plan = std::get<1>(packed);
   load(/*from_user=*/false, plan.is_cuda() ? c10::make_optional(plan.device()) : c10::nullopt);
   set_cuda_graphs(state_.cuda_graphs);
-  set_name(state_.name);
 }
 
 void EngineExtension::load(bool from_user, c10::optional<at::Device> device) {
@@ -103,20 +102,26 @@ bool EngineExtension::can_run_with(const c10::List<at::Tensor>& inputs) const {
 }
 
 void EngineExtension::set_cuda_graphs(bool enabled) {
-  cuda_graphs_.store(enabled, std::memory_order_relaxed);
+  const std::lock_guard<std::mutex> lock(settings_mutex_);
+  state_.cuda_graphs = enabled;
   if (engine_ != nullptr) {
     engine_->use_cuda_graphs(enabled);
   }
 }
 
+bool EngineExtension::cuda_graphs() const {
+  const std::lock_guard<std::mutex> lock(settings_mutex_);
+  return state_.cuda_graphs;
+}
+
 void EngineExtension::set_name(const std::string& name) {
-  const std::lock_guard<std::mutex> lock(name_mutex_);
-  name_ = name;
+  const std::lock_guard<std::mutex> lock(settings_mutex_);
+  state_.name = name;
 }
 
 std::string EngineExtension::name() const {
-  const std::lock_guard<std::mutex> lock(name_mutex_);
-  return name_;
+  const std::lock_guard<std::mutex> lock(settings_mutex_);
+  return state_.name;
 }
 
 void EngineExtension::set_weight_budget(int64_t bytes) {
@@ -141,10 +146,8 @@ std::vector<std::tuple<std::string, int64_t, double>> EngineExtension::profile()
 }
 
 PackedState EngineExtension::state() const {
-  EngineState state = state_;
-  state.name = name();
-  state.cuda_graphs = cuda_graphs();
-  return pack_state(state);
+  const std::lock_guard<std::mutex> lock(settings_mutex_);
+  return pack_state(state_);
 }
 
 const Engine& EngineExtension::required_engine() const {

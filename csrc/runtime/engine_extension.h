@@ -47,7 +47,7 @@ class EngineExtension : public torch::CustomClassHolder {
 
   /// Turns Engine::use_cuda_graphs on or off, kept when saved, also where the engine cannot run. Off at first.
   void set_cuda_graphs(bool enabled);
-  bool cuda_graphs() const { return cuda_graphs_.load(std::memory_order_relaxed); }
+  bool cuda_graphs() const;
 
   /// What the engine is called in profiles ("torch_trt_ext::<name>" in torch's profiler), kept when saved; empty at
   /// first.
@@ -65,7 +65,7 @@ class EngineExtension : public torch::CustomClassHolder {
   std::vector<std::tuple<std::string, int64_t, double>> profile() const;
 
   PackedState state() const;
-  /// `cuda_graphs` and `name` in it are as they were made or loaded.
+  /// What never changes: `cuda_graphs` and `name` have methods of their own.
   const EngineState& unpacked_state() const { return state_; }
 
   /// Shapes of the inputs (outputs) in the caller's order, -1 where they vary. Throws c10::Error unless can_run().
@@ -82,13 +82,12 @@ class EngineExtension : public torch::CustomClassHolder {
   const Engine& required_engine() const;
 
   std::string kind_;
+  /// Held to read or change `cuda_graphs` and `name` in state_.
+  mutable std::mutex settings_mutex_;
   EngineState state_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<IoBinding> binding_;
   std::string why_not_;
-  mutable std::mutex name_mutex_;
-  std::string name_;
-  std::atomic<bool> cuda_graphs_{false};
   std::atomic<int64_t> calls_{0};
   std::atomic<int64_t> fallbacks_{0};
 };

@@ -73,8 +73,7 @@ int32_t LayerPlugin::enqueue(const PluginTensorDesc* input_descs, const PluginTe
                              const void* const* inputs, void* const* outputs, void* workspace,
                              cudaStream_t stream) noexcept {
   return run_guarded(name(), [&] {
-    const ElementType type = input_descs[0].type == DataType::kHALF ? ElementType::kFloat16 : ElementType::kFloat32;
-    check_cuda(launch({type, input_descs, inputs, outputs[0], workspace, stream}), "a launch");
+    check_cuda(launch({element_type(input_descs[0]), input_descs, inputs, outputs[0], workspace, stream}), "a launch");
   });
 }
 

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "common/element_type.h"
+
 namespace torch_trt_ext::plugins {
 
 /// Shapes as the steps of a build give them, -1 for an extent that is not known yet.
@@ -13,6 +15,11 @@ std::vector<nvinfer1::Dims> known_dims(const nvinfer1::DimsExprs* tensors, int32
 /// The largest shapes that the profile allows, or the shapes themselves when there is no profile.
 std::vector<nvinfer1::Dims> largest_dims(const nvinfer1::DynamicPluginTensorDesc* tensors, int32_t count);
 std::vector<nvinfer1::Dims> actual_dims(const nvinfer1::PluginTensorDesc* tensors, int32_t count);
+
+/// Of a float32 or float16 tensor.
+inline ElementType element_type(const nvinfer1::PluginTensorDesc& tensor) {
+  return tensor.type == nvinfer1::DataType::kHALF ? ElementType::kFloat16 : ElementType::kFloat32;
+}
 
 /// Throws std::invalid_argument unless `actual` is `required`; `what` says of what.
 void check_count(const char* what, int32_t actual, int32_t required);

@@ -89,9 +89,7 @@ size_t GroupNormPlugin::workspace_bytes(const std::vector<Dims>& inputs) const {
 }
 
 cudaError_t GroupNormPlugin::launch(const Call& call) const {
-  const ChannelAffine affine = {
-      call.inputs[1], call.inputs[2],
-      call.input_descs[1].type == DataType::kHALF ? ElementType::kFloat16 : ElementType::kFloat32};
+  const ChannelAffine affine = {call.inputs[1], call.inputs[2], element_type(call.input_descs[1])};
   return launch_group_norm(shape_of(call.input_descs[0].dims), eps_, affine, call.inputs[0], call.output, call.type,
                            call.workspace, call.stream);
 }

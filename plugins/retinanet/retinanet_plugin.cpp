@@ -80,7 +80,7 @@ int32_t RetinaNetPlugin::enqueue(const PluginTensorDesc* input_descs, const Plug
                                  cudaStream_t stream) noexcept {
   return run_guarded(name(), [&] {
     Call call{};
-    call.type = input_descs[0].type == DataType::kHALF ? ElementType::kFloat16 : ElementType::kFloat32;
+    call.type = element_type(input_descs[0]);
     call.input_descs = input_descs;
     call.inputs = inputs;
     call.scores = static_cast<float*>(outputs[0]);

@@ -197,7 +197,7 @@ void TensorRTEngine::set_shapes(Context& context, const std::vector<at::Tensor>&
     context.input_shapes.push_back(inputs[index].sizes().vec());
     if (inputs_[index].on_host) {
       // TensorRT reads the values when it is asked for what follows from them.
-      bind_input(context, index, inputs[index].const_data_ptr());
+      bind_input(context, index, address_of(inputs[index]));
     }
   }
   context.memory_bytes = context.handle->updateDeviceMemorySizeForShapes();
@@ -226,14 +226,20 @@ std::vector<at::Tensor> TensorRTEngine::allocate_outputs(const Context& context)
   return outputs;
 }
 
+const void* TensorRTEngine::address_of(const at::Tensor& tensor) const {
+  if (!tensor.defined()) {
+    return nullptr;
+  }
+  return tensor.numel() == 0 ? placeholder_.const_data_ptr() : tensor.const_data_ptr();
+}
+
 Addresses TensorRTEngine::addresses_of(const std::vector<at::Tensor>& inputs, const std::vector<at::Tensor>& outputs,
                                        const void* memory) const {
   Addresses addresses;
   addresses.reserve(inputs.size() + outputs.size() + 1);
   for (const std::vector<at::Tensor>* const tensors : {&inputs, &outputs}) {
     for (const at::Tensor& tensor : *tensors) {
-      const bool empty = tensor.defined() && tensor.numel() == 0;
-      addresses.push_back(empty ? placeholder_.const_data_ptr() : tensor.defined() ? tensor.const_data_ptr() : nullptr);
+      addresses.push_back(address_of(tensor));
     }
   }
   addresses.push_back(memory);

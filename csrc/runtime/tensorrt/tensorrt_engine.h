@@ -57,6 +57,8 @@ class TensorRTEngine : public Engine {
   void set_shapes(Context& context, const std::vector<at::Tensor>& inputs) const;
   void bind_input(Context& context, size_t index, const void* address) const;
   std::vector<at::Tensor> allocate_outputs(const Context& context) const;
+  /// Null for a tensor that is not there yet.
+  const void* address_of(const at::Tensor& tensor) const;
   Addresses addresses_of(const std::vector<at::Tensor>& inputs, const std::vector<at::Tensor>& outputs,
                          const void* memory) const;
   void bind(Context& context, const Addresses& addresses, std::vector<OutputAllocator>& allocators) const;
