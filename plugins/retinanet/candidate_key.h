@@ -14,9 +14,6 @@ namespace torch_trt_ext::plugins {
 /// 0 stands for "not selected" and is below every selected key.
 using CandidateKey = uint64_t;
 
-/// Bits of a key that can be set: a positive float's sign bit is 0.
-constexpr int kCandidateKeyBits = 63;
-
 /// The key of candidate `index`, or 0 unless threshold < score < infinity. `threshold` must not be negative.
 TTE_HOST_DEVICE CandidateKey candidate_key(float score, uint32_t index, float threshold) {
   // A NaN fails the first comparison, an infinity the second.
