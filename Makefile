@@ -4,10 +4,12 @@
 #   VENV=folder      another place for the virtual environment
 #   PYTHON=python3   the Python to make it from
 #   JOBS=n           compile n files at once
+#   WERROR=ON        a compiler's warning is an error, as in continuous integration
 
 VENV ?= .venv
 PYTHON ?= python3
 JOBS ?= $(shell nproc)
+WERROR ?= OFF
 
 ifeq ($(VENV),)
 RUN_PYTHON := $(PYTHON)
@@ -41,7 +43,7 @@ sanitize: $(READY)
 build: $(READY)
 	$(if $(VENV),PATH="$(abspath $(VENV))/bin:$$PATH") cmake -G Ninja -S . -B $(BUILD_FOLDER) --log-level=WARNING \
 	  -DPython_EXECUTABLE="$(if $(VENV),$(abspath $(RUN_PYTHON)),$(shell command -v $(PYTHON)))" \
-	  -DTORCH_TRT_EXT_WERROR=ON $(CMAKE_ARGS)
+	  -DTORCH_TRT_EXT_WERROR=$(WERROR) $(CMAKE_ARGS)
 	$(if $(VENV),PATH="$(abspath $(VENV))/bin:$$PATH") cmake --build $(BUILD_FOLDER) --parallel $(JOBS)
 	@$(if $(VENV),PATH="$(abspath $(VENV))/bin:$$PATH") cmake --install $(BUILD_FOLDER) --prefix $(PACKAGE_FOLDER) > $(BUILD_FOLDER)/install.log
 

@@ -140,7 +140,7 @@ EngineState unpack_state(const PackedState& packed) {
   EngineState state;
   state.plan = plan.to(at::kCPU);
 
-  const std::vector<std::string>& checksum = required_field(fields, kPlanChecksumField);
+  const std::vector<std::string> checksum = required_field(fields, kPlanChecksumField);
   const std::string actual = plan_checksum(state.plan);
   TORCH_CHECK_VALUE(checksum == std::vector<std::string>{actual}, "the plan of a saved engine must have the checksum ",
                     checksum.empty() ? "that was saved with it" : escape(checksum[0]), ", got ", actual, " over ",
