@@ -176,7 +176,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     parser.add_argument("--cache", type=Path, help="folder for engines and TensorRT's timings; default: none")
     parser.add_argument(
-        "--precision", default="auto", choices=["auto", "float32", "float16", "bfloat16"], help="of engines"
+        "--precision", default="auto", choices=["auto", "float32", "tf32", "float16", "bfloat16"], help="of engines"
     )
     parser.add_argument("--size", type=_size, help="height x width in place of each model's own, as 320x320")
     parser.add_argument("--warmup", type=int, default=WARMUP_RUNS, help="calls of each before the clock starts")

@@ -42,7 +42,7 @@ class Setting:
     Attributes:
         case: the model and its arguments, on the device.
         device: where it runs.
-        precision: what the optimized model's engines compute in, "float32", "float16" or "bfloat16".
+        precision: what the optimized model's engines compute in, "float32", "tf32", "float16" or "bfloat16".
         cache: folder where TensorRT's timings are kept, or None.
         shared: what one peer made and another uses too, by name.
     """
@@ -243,7 +243,7 @@ class _RawTensorRT(_Raw):
     def __init__(self, setting: Setting, model: onnx.ModelProto, example: Any) -> None:
         case = setting.case
         super().__init__(case, example)
-        if setting.precision != "float32":
+        if setting.precision in ("float16", "bfloat16"):
             model = to_half_precision(model, half=setting.precision, keep_float32_ops=KEEP_FLOAT32).model
         images = case.arguments[0]
         timings = TimingCache(setting.cache, timing_cache_name()) if setting.cache else None

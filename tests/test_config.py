@@ -144,7 +144,7 @@ def test_wrong_kind_fails(path: str, value: object, message: str) -> None:
         ("partition.deny", ["a..b"], r"deny\[0\] must be"),
         ("partition.deny", ["aten::add\n"], r"deny\[0\] must be"),
         ("partition.deny", [""], r"deny\[0\] must be"),
-        ("precision.engine_precision", "fp16", "must be one of 'auto', 'float32', 'float16', 'bfloat16', got 'fp16'"),
+        ("precision.engine_precision", "fp16", "must be one of 'auto', 'float32', 'tf32', 'float16', .*, got 'fp16'"),
         ("precision.keep_float32", ["aten::exp"], r"keep_float32\[0\] must be an ONNX operator type"),
         ("accuracy.max_relative_error", -0.1, "must be finite and at least 0"),
         ("accuracy.max_relative_error", math.nan, "must be finite and at least 0, got nan"),

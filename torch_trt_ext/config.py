@@ -358,14 +358,16 @@ class PrecisionConfig(_Options):
     """What engines compute in.
 
     Attributes:
-        engine_precision: "auto", "float32", "float16" or "bfloat16". "auto" is float16 on GPUs; on CPUs bfloat16 where
-            the processor computes in it, else float32. Default "auto".
+        engine_precision: "auto", "float32", "tf32", "float16" or "bfloat16". "auto" is float16 on GPUs; on CPUs
+            bfloat16 where the processor computes in it, else float32. "tf32" is float32 on CPUs; on GPUs factors of
+            products are rounded to float16's 10 bits of mantissa, with float32's range. What is not accurate is tried
+            again with more bits. Default "auto".
         keep_float32: ONNX operator types that stay in float32. Default :data:`KEEP_FLOAT32`.
     """
 
     _path: ClassVar[str] = "config.precision"
 
-    engine_precision: str = _option("auto", _one_of("auto", "float32", "float16", "bfloat16"))
+    engine_precision: str = _option("auto", _one_of("auto", "float32", "tf32", "float16", "bfloat16"))
     keep_float32: list[str] = field(default_factory=lambda: list(KEEP_FLOAT32), metadata={"check": _check_onnx_types})
 
 

@@ -138,7 +138,7 @@ class ConvolutionTwin(torch.nn.Module):
 
 
 @functools.cache
-def convolution_plan(*, weight_streaming: bool = False) -> bytes:
+def convolution_plan() -> bytes:
     """Three convolutions with ReLU, which need activation memory."""
     weights = [weight.detach().numpy() for weight in ConvolutionTwin().weights]
 
@@ -152,4 +152,43 @@ def convolution_plan(*, weight_streaming: bool = False) -> bytes:
         network.mark_output(tensor)
         return {"x": SIDES}
 
-    return build_plan("a convolution network", define, weight_streaming=weight_streaming)
+    return build_plan("a convolution network", define)
+
+
+#: Features of :class:`ProductTwin`: weights of 16 MiB, since TensorRT does not stream small ones.
+FEATURES = 2048
+
+
+class ProductTwin(torch.nn.Module):
+    """What :func:`streaming_plan` computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weights = torch.nn.ParameterList(
+            torch.randn(FEATURES, FEATURES, generator=generator) / FEATURES**0.5 for _ in range(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for weight in self.weights:
+            x = (x @ weight).relu()
+        return x
+
+
+@functools.cache
+def streaming_plan() -> bytes:
+    """Two matrix products with ReLU on ``[1..64, FEATURES]``, whose weights need not stay on the GPU."""
+    weights = [weight.detach().numpy() for weight in ProductTwin().weights]
+
+    def define(trt: Any, network: Any) -> dict[str, Any]:
+        tensor = network.add_input("x", trt.float32, (-1, FEATURES))
+        for weight in weights:
+            factor = network.add_constant(weight.shape, trt.Weights(weight)).get_output(0)
+            plain = trt.MatrixOperation.NONE
+            product = network.add_matrix_multiply(tensor, plain, factor, plain).get_output(0)
+            tensor = network.add_activation(product, trt.ActivationType.RELU).get_output(0)
+        tensor.name = "y"
+        network.mark_output(tensor)
+        return {"x": ((1, FEATURES), (8, FEATURES), (64, FEATURES))}
+
+    return build_plan("a network of products", define, weight_streaming=True)

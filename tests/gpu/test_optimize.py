@@ -204,6 +204,25 @@ def test_batches_between_the_samples_run_in_the_engine(tmp_path: Path) -> None:
     assert counters(optimized, report)["fallbacks"] - after["fallbacks"] == 2
 
 
+@pytest.mark.parametrize(
+    ("wanted", "limit", "given"), [("tf32", 0.02, "tf32"), ("float16", 1e-5, "float32"), ("float32", 1e-5, "float32")]
+)
+def test_engine_precision(wanted: str, limit: float, given: str, tmp_path: Path) -> None:
+    case = build_case("resnet18", "cuda", size=(64, 64))
+    config = make_config(tmp_path)
+    config.precision.engine_precision = wanted
+    config.accuracy.max_relative_error = limit
+    optimized, _, report = torch_trt_ext.optimize(
+        case.model, "o1", device_type="gpu", config=config, test_data=[case.arguments]
+    )
+    (engine,) = report["engines"]
+    assert engine["precision"] == given
+    # Factors of 10 bits show; those of 23 do not.
+    assert (engine["error"]["relative"] > 1e-5) == (given == "tf32")
+    with torch.no_grad():
+        check(plain_answers(case, *case.arguments), optimized(*case.arguments), limit)
+
+
 @pytest.mark.parametrize("choice", ["on", "off"])
 def test_cuda_graphs_are_used_as_the_config_says(choice: str, tmp_path: Path) -> None:
     case = build_case("resnet18", "cuda", size=(64, 64))

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from tests.gpu.networks import CONVOLUTION_TOLERANCE, ConvolutionTwin, convolution_plan
+from tests.gpu.networks import (
+    CONVOLUTION_TOLERANCE,
+    FEATURES,
+    ConvolutionTwin,
+    ProductTwin,
+    convolution_plan,
+    streaming_plan,
+)
 from tests.gpu.test_tensorrt_engine import AFFINE_IO, image
 from torch_trt_ext import TRTEngineExtension, runtime
 
@@ -59,11 +66,31 @@ def test_profile_adds_up_over_calls_and_shapes(engine: Any) -> None:
 
 
 @torch.no_grad()
+def test_capture_wants_a_call_that_was_not_profiled(engine: Any) -> None:
+    x = image(2, 3, 16, 16)
+    engine.set_profiling(True)
+    engine.forward([x])
+    engine.set_profiling(False)
+    with (
+        pytest.raises(RuntimeError, match=r"an engine must have run these shapes before .* not profiled"),
+        torch.cuda.graph(torch.cuda.CUDAGraph()),
+    ):
+        engine.forward([x])
+    expected = engine.forward([x])[0]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = engine.forward([x])[0]
+    graph.replay()
+    torch.testing.assert_close(captured, expected)
+    assert {calls for _, calls, _ in engine.profile()} == {1}
+
+
+@torch.no_grad()
 def test_weight_budget() -> None:
-    engine = TRTEngineExtension(convolution_plan(weight_streaming=True), AFFINE_IO)
+    engine = TRTEngineExtension(streaming_plan(), AFFINE_IO)
     streamable = engine.streamable_weight_bytes()
     assert streamable > 0
-    twin, x = ConvolutionTwin().cuda(), image(2, 3, 16, 16)
+    twin, x = ProductTwin().cuda(), torch.rand(4, FEATURES, device="cuda")
     for budget in (streamable, 0, streamable // 2, 2**40):
         engine.set_weight_budget(budget)
         for _ in range(2):

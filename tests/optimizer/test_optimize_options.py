@@ -259,6 +259,13 @@ def test_engine_precision(precision: str) -> None:
         assert_close(optimized(IMAGES), model(IMAGES))
 
 
+def test_engine_precision_tf32_is_float32_on_the_cpu() -> None:
+    config = quick_config()
+    config.precision.engine_precision = "tf32"
+    _, _, report = optimize(make(Convolutions), [(IMAGES,)], config)
+    assert _precisions(report) == ["float32"]
+
+
 def test_engine_precision_auto_is_what_the_cpu_computes_in() -> None:
     _, _, report = optimize(make(Convolutions), [(IMAGES,)])
     assert _precisions(report) == [{"f32": "float32", "f16": "float16", "bf16": "bfloat16"}[native_precision()]]

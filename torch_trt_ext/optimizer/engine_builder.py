@@ -21,9 +21,11 @@ from torch_trt_ext.optimizer.engine_cache import EngineCache, TimingCache, model
 from torch_trt_ext.optimizer.half_precision import to_half_precision
 from torch_trt_ext.optimizer.report import DeviceType, software_versions
 
-Precision = Literal["float32", "float16", "bfloat16"]
+#: What an engine computes in. "tf32" is float32 whose products round their factors to the 10 bits of mantissa that
+#: float16 has, as PyTorch's convolutions do on GPUs unless they are told not to.
+Precision = Literal["float32", "tf32", "float16", "bfloat16"]
 
-_SHORT = {"float32": "Fp32", "float16": "Fp16", "bfloat16": "Bf16"}
+_SHORT = {"float32": "Fp32", "tf32": "Tf32", "float16": "Fp16", "bfloat16": "Bf16"}
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,9 @@ class TensorRTBuilder(EngineBuilder):
         return keep_builders()
 
     def precisions(self) -> list[Precision]:
-        """float16 unless the configuration says otherwise."""
-        return _with_float32_last(self.config.precision.engine_precision, "float16")
+        """float16 unless the configuration says otherwise; what is not accurate then is tried in TF32 first."""
+        wanted = self.config.precision.engine_precision
+        return _ladder("float16" if wanted == "auto" else wanted, "tf32", "float32")
 
     def pass_name(self, precision: Precision) -> str:
         """PAI-Blade's name for it."""
@@ -167,7 +170,7 @@ class TensorRTBuilder(EngineBuilder):
     def _prepare(
         self, model: onnx.ModelProto, precision: Precision, sensitive: Mapping[str, str]
     ) -> tuple[onnx.ModelProto, dict[str, str]]:
-        if precision == "float32":
+        if precision == "float32" or precision == "tf32":
             return model, {}
         result = to_half_precision(
             model, half=precision, keep_float32_ops=self.config.precision.keep_float32, keep_float32_nodes=sensitive
@@ -187,7 +190,6 @@ class TensorRTBuilder(EngineBuilder):
             workspace_bytes=options.workspace_bytes,
             builder_optimization_level=options.builder_optimization_level,
             weight_streaming=options.weight_streaming,
-            # An engine goes to float32 because 16 bits were not enough; TF32 has no more bits.
             tf32=precision != "float32",
             what=what,
         )
@@ -219,7 +221,9 @@ class OpenVINOBuilder(EngineBuilder):
         from torch_trt_ext.builders.onnx_openvino import native_precision
 
         native = next(precision for precision, word in self._WORDS.items() if word == native_precision())
-        return _with_float32_last(self.config.precision.engine_precision, native)
+        wanted = self.config.precision.engine_precision
+        # A processor has no TF32.
+        return _ladder({"auto": native, "tf32": "float32"}.get(wanted, wanted), "float32")
 
     def pass_name(self, precision: Precision) -> str:
         """After PAI-Blade's names."""
@@ -263,10 +267,11 @@ class OpenVINOBuilder(EngineBuilder):
         return []
 
 
-def _with_float32_last(wanted: str, native: Precision) -> list[Precision]:
-    known: dict[str, Precision] = {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16", "auto": native}
-    first = known[wanted]
-    return [first] if first == "float32" else [first, "float32"]
+def _ladder(first: str, *wider: Precision) -> list[Precision]:
+    """``first``, then those of ``wider`` that come after it; float32 is the last."""
+    known: list[Precision] = ["float16", "bfloat16", "tf32", "float32"]
+    place = known.index(next(precision for precision in known if precision == first))
+    return [known[place], *(precision for precision in wider if known.index(precision) > place)]
 
 
 def make_builder(device_type: DeviceType, config: Config) -> EngineBuilder:

@@ -317,20 +317,23 @@ class _Job:
         self, factory: SubgraphFactory, subgraphs: Sequence[Subgraph], precision: Precision, outcome: Outcome
     ) -> list[Candidate]:
         candidates = []
+        precisions = self.builder.precisions()
         bar = tqdm(total=len(subgraphs), desc="building engines", disable=self._no_progress(), leave=False)
         with bar:
             for subgraph, candidate in self._build(factory, subgraphs, precision, outcome, bar.update):
                 self._judge(candidate)
-                if candidate.inaccurate and precision != "float32":
+                for wider in precisions[precisions.index(precision) + 1 :]:
+                    if not candidate.inaccurate:
+                        break
                     reason = candidate.rejected
                     try:
-                        candidate = build(factory, subgraph, "float32")
+                        candidate = build(factory, subgraph, wider)
                     except (RuntimeError, ValueError) as error:
-                        candidate.rejected = f"{reason}; in float32 it cannot be built: {first_line(error)}"
+                        candidate.rejected = f"{reason}; in {wider} it cannot be built: {first_line(error)}"
                     else:
                         self._judge(candidate)
                         if candidate.rejected:
-                            candidate.rejected = f"{reason}; in float32 {candidate.rejected}"
+                            candidate.rejected = f"{reason}; in {wider} {candidate.rejected}"
                 self.say(f"{subgraph.name}: {candidate.rejected or 'accepted'}")
                 candidates.append(candidate)
                 if candidate.rejected:

@@ -21,7 +21,7 @@ from torch_trt_ext.optimizer.script_module import wrap
 _MIN_SHARE = 0.01
 
 #: Largest finite numbers.
-_LARGEST = {"float16": 65504.0, "bfloat16": 3.38e38, "float32": float("inf")}
+_LARGEST = {"float16": 65504.0, "bfloat16": 3.38e38, "tf32": float("inf"), "float32": float("inf")}
 
 
 @dataclass

@@ -78,7 +78,8 @@ ContextPool::Lease ContextPool::acquire_for_capture(cudaStream_t stream, size_t 
   unsigned long long capture_id = 0;
   C10_CUDA_CHECK(cudaStreamGetCaptureInfo(stream, &status, &capture_id));
   const auto ran_shapes = [profile, &inputs](const Context& context) {
-    return !context.leased && context.profile == profile && context.has_run && context.has_shapes_of(inputs);
+    return !context.leased && !context.profiled && context.profile == profile && context.has_run &&
+           context.has_shapes_of(inputs);
   };
   const std::lock_guard<std::mutex> lock(mutex_);
   // One stream of one capture runs one call after the other in each replay.
@@ -87,9 +88,11 @@ ContextPool::Lease ContextPool::acquire_for_capture(cudaStream_t stream, size_t 
   });
   if (found == captured_.end()) {
     const auto warm = std::find_if(contexts_.begin(), contexts_.end(), ran_shapes);
-    TORCH_CHECK(warm != contexts_.end(),
-                "an engine must have run these shapes before a CUDA graph captures it, and once "
-                "more for each further graph, it has not; call forward with inputs of these shapes before the capture");
+    TORCH_CHECK(
+        warm != contexts_.end(),
+        "an engine must have run these shapes before a CUDA graph captures it, and once "
+        "more for each further graph, not profiled, it has not; call forward with inputs of these shapes before "
+        "the capture");
     // A captured stream cannot wait for work outside the capture, so the host does.
     C10_CUDA_CHECK(warm->last_use.synchronize());
     warm->capture_id = capture_id;
@@ -125,12 +128,23 @@ void ContextPool::without_contexts(c10::function_ref<void()> action) {
   action();
 }
 
+void ContextPool::renew(Context& context, cudaStream_t stream) {
+  C10_CUDA_CHECK(context.last_use.synchronize());
+  std::unique_ptr<nvinfer1::IExecutionContext> handle = make_handle(stream, context.profile);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  context.handle = std::move(handle);
+  context.distrust();
+  context.has_run = false;
+  context.graphs.clear();
+  context.profiled = false;
+}
+
 size_t ContextPool::size() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return contexts_.size() + captured_.size();
 }
 
-ContextPool::Contexts::iterator ContextPool::create(cudaStream_t stream, size_t profile) {
+std::unique_ptr<nvinfer1::IExecutionContext> ContextPool::make_handle(cudaStream_t stream, size_t profile) {
   ErrorRecorder::forget();
   std::unique_ptr<nvinfer1::IExecutionContext> handle(
       engine_.createExecutionContext(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED));
@@ -141,6 +155,11 @@ ContextPool::Contexts::iterator ContextPool::create(cudaStream_t stream, size_t 
     TORCH_CHECK(handle->setOptimizationProfileAsync(static_cast<int32_t>(profile), stream),
                 "TensorRT must accept profile ", profile, ", it did not: ", ErrorRecorder::last_words());
   }
+  return handle;
+}
+
+ContextPool::Contexts::iterator ContextPool::create(cudaStream_t stream, size_t profile) {
+  std::unique_ptr<nvinfer1::IExecutionContext> handle = make_handle(stream, profile);
   Context& context = contexts_.emplace_back();
   context.handle = std::move(handle);
   context.stream_id = id_of(stream);

@@ -84,10 +84,14 @@ class ContextPool {
   Lease acquire(cudaStream_t stream, size_t profile, const std::vector<at::Tensor>& inputs, bool one_a_shape);
 
   /// A context for an enqueue that a CUDA graph captures on `stream`: the one that this capture holds already, or one
-  /// that ran these shapes before, since TensorRT defers work to the first enqueue of a shape, which must not be
-  /// captured. It leaves circulation for good, since replays use it without asking, and lives as long as the pool.
-  /// Waits for what the context still runs. Throws c10::Error when no context ran these shapes.
+  /// that ran these shapes before and is not profiled, since TensorRT defers work to the first enqueue of a shape,
+  /// which must not be captured. It leaves circulation for good, since replays use it without asking, and lives as long
+  /// as the pool. Waits for what the context still runs. Throws c10::Error when no context ran these shapes.
   Lease acquire_for_capture(cudaStream_t stream, size_t profile, const std::vector<at::Tensor>& inputs);
+
+  /// Puts a new context of TensorRT's in place of the one that `context`, which the caller leases, has: all that was
+  /// set in it is gone. Waits for what it still runs.
+  void renew(Context& context, cudaStream_t stream);
 
   size_t size() const;
 
@@ -103,6 +107,7 @@ class ContextPool {
 
   Contexts::iterator find(unsigned long long stream_id, size_t profile, const std::vector<at::Tensor>& inputs,
                           bool one_a_shape);
+  std::unique_ptr<nvinfer1::IExecutionContext> make_handle(cudaStream_t stream, size_t profile);
   Contexts::iterator create(cudaStream_t stream, size_t profile);
   Contexts::iterator least_recently_used_idle();
   void move_to(Context& context, cudaStream_t stream, size_t profile);

@@ -117,7 +117,7 @@ std::vector<at::Tensor> TensorRTEngine::run(const std::vector<at::Tensor>& input
   const ContextPool::Lease context = capturing ? contexts_.acquire_for_capture(stream, profile, bound_inputs)
                                                : contexts_.acquire(stream, profile, bound_inputs, graphs);
 
-  attach_profiler(*context, profiled);
+  attach_profiler(*context, profiled, stream);
   set_shapes(*context, bound_inputs);
   std::vector<at::Tensor> outputs = allocate_outputs(*context);
   // Freed when this call returns; the caching allocator hands it out again in the order of the caller's stream.
@@ -302,11 +302,14 @@ void TensorRTEngine::enqueue(Context& context, cudaStream_t stream, std::vector<
   context.has_run = true;
 }
 
-void TensorRTEngine::attach_profiler(Context& context, bool wanted) {
-  if (context.profiled != wanted) {
+void TensorRTEngine::attach_profiler(Context& context, bool wanted, cudaStream_t stream) {
+  if (wanted && !context.profiled) {
     // TensorRT reports layer by layer within enqueueV3, which waits for the GPU then.
-    context.handle->setProfiler(wanted ? &profiler_ : nullptr);
-    context.profiled = wanted;
+    context.handle->setProfiler(&profiler_);
+    context.profiled = true;
+  } else if (!wanted && context.profiled) {
+    // TensorRT 10.6 goes on reporting after setProfiler(nullptr).
+    contexts_.renew(context, stream);
   }
 }
 

@@ -63,7 +63,7 @@ class TensorRTEngine : public Engine {
                          const void* memory) const;
   void bind(Context& context, const Addresses& addresses, std::vector<OutputAllocator>& allocators) const;
   void enqueue(Context& context, cudaStream_t stream, std::vector<OutputAllocator>& allocators) const;
-  void attach_profiler(Context& context, bool wanted);
+  void attach_profiler(Context& context, bool wanted, cudaStream_t stream);
 
   at::Device device_;
   std::unique_ptr<nvinfer1::ICudaEngine> engine_;
