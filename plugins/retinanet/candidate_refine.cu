@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(kScanThreads) refine_kernel(const __grid_const
   }
   grid.sync();
 
-  while (__ldcg(work.num_unresolved) != 0) {
+  for (uint32_t round = 0; round < kMaxRounds && __ldcg(work.num_unresolved) != 0; ++round) {
     TileDealer dealer;
     for (uint32_t entry = 0; entry < entries; ++entry) {
       const RefineState& state = work.refine_states[entry];

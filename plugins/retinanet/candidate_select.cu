@@ -42,7 +42,7 @@ __device__ __forceinline__ void for_each_key(const CandidateKey* keys, uint32_t 
 __device__ CandidateKey find_cutoff(const CandidateWork& work, const CandidateKey* keys, uint32_t count,
                                     SortMemory& memory) {
   KeyRange range = whole_range(work.score_thresh);
-  while (true) {
+  for (uint32_t round = 0; round < kMaxRounds; ++round) {
     for (uint32_t bin = threadIdx.x; bin < kKeyBins; bin += kSortThreads) {
       memory.bins[bin] = 0;
     }
@@ -57,9 +57,10 @@ __device__ CandidateKey find_cutoff(const CandidateWork& work, const CandidateKe
         choose_bin<kSortThreads>(memory.bins, memory.warp_sums, &memory.choice, work.topk - range.above);
     range = narrow_range(range, chosen.bin, range.above + chosen.keys_above);
     if (range.above + chosen.keys <= kSortCapacity) {
-      return range.low;
+      break;
     }
   }
+  return range.low;
 }
 
 /// One block a pair, for K up to kSortCapacity: brings the keys from a cutoff up into shared memory and sorts them.
@@ -80,11 +81,14 @@ __global__ void __launch_bounds__(kSortThreads, 1)
     __syncthreads();
     for_each_key(keys, count, [&](CandidateKey key) {
       if (key >= cutoff) {
-        memory.keys[atomicAdd(&memory.count, 1U)] = key;
+        const uint32_t place = atomicAdd(&memory.count, 1U);
+        if (place < kSortCapacity) {
+          memory.keys[place] = key;
+        }
       }
     });
     __syncthreads();
-    taken = memory.count;
+    taken = min(memory.count, kSortCapacity);
   } else {
     for (uint32_t index = threadIdx.x; index < count; index += kSortThreads) {
       memory.keys[index] = keys[index];

@@ -43,6 +43,10 @@ __device__ __forceinline__ KeyRange narrow_range(const KeyRange& range, uint32_t
   return inner;
 }
 
+/// Rounds of narrowing after which a bin holds a single key: 10 bits of 63 each, and one for scores above 1. Whoever
+/// lets another stream write to the keys meanwhile gets wrong answers after as many, but no kernel that never ends.
+constexpr uint32_t kMaxRounds = 8;
+
 /// A bin and the number of keys in it and above it.
 struct BinChoice {
   uint32_t bin;

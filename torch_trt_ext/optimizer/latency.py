@@ -108,6 +108,8 @@ def compare_latency(
         for call in calls.values():
             for _ in range(warmup):
                 call()
+            # The next one may use the same memory on another stream.
+            clock.wait()
         rounds = min(rounds, runs)
         times = {name: _Times() for name in calls}
         for number in range(rounds):
