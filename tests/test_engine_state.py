@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.openvino_models import EngineModule, affine_plan
-from torch_trt_ext import OpenVINOEngineExtension
+from torch_trt_ext import OpenVINOEngineExtension, TRTEngineExtension, runtime
 
 
 @pytest.fixture
@@ -55,6 +55,73 @@ def test_cuda_graphs_are_kept(engine: Any) -> None:
     del fields["cuda_graphs"]
     _restore(engine, version, plan, fields)
     assert not engine.cuda_graphs()
+
+
+#: As a plan of TensorRT 10.6 begins.
+_TENSORRT_PLAN = b"ftrt" + bytes(4) + (64).to_bytes(8, "little") + (64).to_bytes(8, "little") + bytes([10, 6, 0, 0])
+
+
+def test_shapes_are_known_where_the_engine_cannot_run(engine: Any) -> None:
+    version, _, fields = _state(engine)
+    assert fields["input_shapes"] == ["-1x3"]
+    assert fields["output_shapes"] == ["-1x3"]
+    (profile,) = fields["profiles"]
+    assert engine.profiles() == [[[[int(size) for size in shape.split("x")] for shape in profile.split(",")]]]
+
+    if not runtime.available_backends()["tensorrt"]:
+        pytest.skip("TensorRT runs here, and refuses what is no more than a header")
+    plan = torch.frombuffer(bytearray(_TENSORRT_PLAN.ljust(128, b"\0")), dtype=torch.uint8)
+    other = TRTEngineExtension(bytes(plan.numpy()), (["a", "b"], ["y"], ["Float", "Half"], ["Float"]))
+    with pytest.raises(RuntimeError, match="the shapes of this engine are not known, since it cannot run here and was"):
+        other.input_shapes()
+    version, plan, fields = _state(other)
+    assert not {"input_shapes", "output_shapes", "profiles"} & set(fields)
+    shapes = {
+        "input_shapes": ["-1x3x8x8", ""],
+        "output_shapes": ["-1x0"],
+        "profiles": ["1x3x8x8,2x3x8x8,4x3x8x8;,,", "8x3x8x8,8x3x8x8,8x3x8x8;,,"],
+    }
+    _restore(other, version, plan, fields | shapes)
+    for known in (other, copy.deepcopy(other)):
+        assert not known.can_run()
+        assert known.input_shapes() == [[-1, 3, 8, 8], []]
+        assert known.output_shapes() == [[-1, 0]]
+        assert known.profiles() == [
+            [[[1, 3, 8, 8], [2, 3, 8, 8], [4, 3, 8, 8]], [[], [], []]],
+            [[[8, 3, 8, 8]] * 3, [[], [], []]],
+        ]
+        assert {name: _state(known)[2][name] for name in shapes} == shapes
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input_shapes": []}, "must have one shape for each of its 1 inputs, got 0"),
+        ({"output_shapes": ["1", "2"]}, "must have one shape for each of its 1 outputs, got 2"),
+        ({"input_shapes": ["-2x3"]}, "must be sizes of at least -1 like 1x3x224x224, got 4 characters"),
+        ({"input_shapes": ["1x"]}, "must be sizes of at least -1 like 1x3x224x224, got 2 characters"),
+        ({"input_shapes": ["9" * 30]}, "must be sizes of at least -1 like 1x3x224x224, got 30 characters"),
+        ({"output_shapes": [" 1"]}, "must be sizes of at least -1"),
+        ({"profiles": ["-1x3,1x3,1x3"]}, "must be sizes of at least 0"),
+        ({"profiles": ["1x3,1x3"]}, "must be its smallest, tuned and largest shape, got 2"),
+        ({"profiles": ["1x3,1x3,3"]}, "must have one rank, got 2, 2 and 1"),
+        ({"profiles": ["1,1,1;1,1,1"]}, "must have a range for each of its 1 inputs, got 2"),
+        ({"weight_budget": ["many"]}, "'weight_budget' of a saved engine must be a number of bytes, got 'many'"),
+        ({"weight_budget": ["-1"]}, "must be a number of bytes, got '-1'"),
+        ({"weight_budget": []}, "must be a number of bytes, got nothing"),
+    ],
+)
+def test_bad_shapes_and_budgets_fail(engine: Any, change: dict[str, list[str]], message: str) -> None:
+    version, plan, fields = _state(engine)
+    with pytest.raises(ValueError, match=re.escape(message) + ".*; the file is damaged, save it again"):
+        _restore(engine, version, plan, fields | change)
+
+
+def test_profiles_without_shapes_fail(engine: Any) -> None:
+    version, plan, fields = _state(engine)
+    del fields["output_shapes"]
+    with pytest.raises(ValueError, match="a saved engine must have the field 'output_shapes', this one has none"):
+        _restore(engine, version, plan, fields)
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,16 @@ def test_unnamed_engine_is_in_torchs_profiler(engine: Any) -> None:
     assert "torch_trt_ext::openvino" in {event.key for event in profile.key_averages()}
 
 
+def test_waiting_for_inputs_returns_at_once_on_the_cpu(engine: Any) -> None:
+    engine.set_input_tracking(True)
+    x = X.clone()
+    (y,) = engine.forward([x])
+    engine.wait_for_inputs()
+    expected = y.clone()
+    x.zero_()
+    assert torch.equal(y, expected)
+
+
 def test_engine_without_weight_streaming_has_no_budget(engine: Any) -> None:
     assert engine.streamable_weight_bytes() == 0
     with pytest.raises(ValueError, match="an engine must be built with weight streaming to have a budget for weights"):

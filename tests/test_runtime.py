@@ -102,7 +102,7 @@ def test_plan_without_a_gpu_is_kept_and_says_why(tmp_path: Path) -> None:
     """
     text = output_of_fresh(script, environment={"CUDA_VISIBLE_DEVICES": ""})
     assert text.startswith("False ")
-    assert "what is inside this engine is not known, since it cannot run here: " in text
+    assert "the shapes of this engine are not known, since it cannot run here and was saved without them: " in text
     assert "this engine cannot run here: " in text
     assert "names and types can be read off a plan only where it runs: " in text
 

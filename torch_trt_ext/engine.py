@@ -73,11 +73,14 @@ class TRTEngineExtension(_EngineExtension):
     - ``can_run() -> bool``, ``why_not() -> str``, ``can_run_with(List[Tensor]) -> bool``.
     - ``set_cuda_graphs(bool)``, ``cuda_graphs() -> bool``: whether calls whose shapes and addresses come back are
       recorded in CUDA graphs and replayed; off at first, kept when the model is saved.
-    - ``io_names()``, ``input_shapes()``, ``output_shapes()`` (-1 where they vary), ``profiles()``.
+    - ``io_names()``, ``input_shapes()``, ``output_shapes()`` (-1 where they vary), ``profiles()``; kept when saved, so
+      that they are known where the engine cannot run.
     - ``plan() -> Tensor`` (uint8), ``made_on()``, ``plugin_libraries()``, ``counters()``.
     - ``set_name(str)``, ``name()``: the engine is ``torch_trt_ext::<name>`` in torch's profiler; kept when saved.
     - ``streamable_weight_bytes() -> int``, ``set_weight_budget(int)``: of an engine built with weight streaming, how
-      many bytes of weights may stay on the GPU; the rest comes from the host in each call. Not kept when saved.
+      many bytes of weights may stay on the GPU; the rest comes from the host in each call. Kept when saved.
+    - ``set_input_tracking(bool)``, ``wait_for_inputs()``: while inputs are tracked, the second makes the current stream
+      wait until all calls so far have read theirs, so that what it does next may write to them while the calls go on.
     - ``layer_info() -> str``: JSON, an object whose "Layers" lists the layers after fusion.
     - ``set_profiling(bool)``, ``profile() -> List[Tuple[str, int, float]]``: each layer's name, calls and milliseconds
       over all calls since profiling was turned on; calls wait for their work meanwhile.

@@ -72,6 +72,13 @@ class Engine {
   /// it.
   virtual void use_cuda_graphs(bool /*enabled*/) {}
 
+  /// Whether runs mark when they have read their inputs, which costs each a little. Off at first.
+  virtual void set_input_tracking(bool /*enabled*/) {}
+  /// Makes the current stream wait until every run that was started so far, while they were tracked, has read its
+  /// inputs, so that what the stream does next may write to them though the run goes on. Runs that a caller's CUDA
+  /// graph captured, and those of engines that return when they are done, are not waited for.
+  virtual void wait_for_inputs() {}
+
   /// Weights that need not stay in the device's memory, in bytes; 0 for an engine that was not built so.
   virtual int64_t streamable_weight_bytes() const { return 0; }
   /// How many of these bytes may stay there, 0 or more; the rest comes from the host's memory in each run. Waits for

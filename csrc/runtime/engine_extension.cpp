@@ -5,7 +5,6 @@
 #include <ATen/record_function.h>
 #include <c10/util/Exception.h>
 
-#include <algorithm>
 #include <cstring>
 
 #include "runtime/plugin_names.h"
@@ -32,13 +31,6 @@ LoadResult load_plan(const std::string& kind, const at::Tensor& plan, c10::optio
   return backend->load(plan, device);
 }
 
-const TensorInfo& find_tensor(const std::vector<TensorInfo>& tensors, const std::string& name) {
-  const auto found =
-      std::find_if(tensors.begin(), tensors.end(), [&name](const TensorInfo& tensor) { return tensor.name == name; });
-  TORCH_INTERNAL_ASSERT(found != tensors.end());
-  return *found;
-}
-
 }  // namespace
 
 EngineExtension::EngineExtension(std::string kind, const std::string& plan, const IoNames& io_names)
@@ -58,6 +50,9 @@ EngineExtension::EngineExtension(std::string kind, const PackedState& packed)
   const at::Tensor& plan = std::get<1>(packed);
   load(/*from_user=*/false, plan.is_cuda() ? c10::make_optional(plan.device()) : c10::nullopt);
   set_cuda_graphs(state_.cuda_graphs);
+  if (engine_ != nullptr && state_.weight_budget.has_value() && engine_->streamable_weight_bytes() > 0) {
+    engine_->set_weight_budget(*state_.weight_budget);
+  }
 }
 
 void EngineExtension::load(bool from_user, c10::optional<at::Device> device) {
@@ -79,6 +74,7 @@ void EngineExtension::load(bool from_user, c10::optional<at::Device> device) {
     return;
   }
   binding_ = std::make_unique<IoBinding>(state_.io, *result.engine);
+  state_.shapes = shapes_of(state_.io, *result.engine);
   engine_ = std::move(result.engine);
 }
 
@@ -129,7 +125,21 @@ void EngineExtension::set_weight_budget(int64_t bytes) {
                     "an engine must be built with weight streaming to have a budget for weights, this one was not; ",
                     "build it with config.tensorrt.weight_streaming = True");
   TORCH_CHECK_VALUE(bytes >= 0, "the budget for weights must be 0 bytes or more, got ", bytes);
+  const std::lock_guard<std::mutex> lock(settings_mutex_);
   engine_->set_weight_budget(bytes);
+  state_.weight_budget = bytes;
+}
+
+void EngineExtension::set_input_tracking(bool enabled) {
+  if (engine_ != nullptr) {
+    engine_->set_input_tracking(enabled);
+  }
+}
+
+void EngineExtension::wait_for_inputs() {
+  if (engine_ != nullptr) {
+    engine_->wait_for_inputs();
+  }
 }
 
 void EngineExtension::set_profiling(bool enabled) {
@@ -155,32 +165,19 @@ const Engine& EngineExtension::required_engine() const {
   return *engine_;
 }
 
-std::vector<std::vector<int64_t>> EngineExtension::input_shapes() const {
-  const Engine& engine = required_engine();
-  std::vector<std::vector<int64_t>> shapes;
-  for (const std::string& name : state_.io.input_names) {
-    shapes.push_back(find_tensor(engine.inputs(), name).shape);
-  }
-  return shapes;
-}
-
-std::vector<std::vector<int64_t>> EngineExtension::output_shapes() const {
-  const Engine& engine = required_engine();
-  std::vector<std::vector<int64_t>> shapes;
-  for (const std::string& name : state_.io.output_names) {
-    shapes.push_back(find_tensor(engine.outputs(), name).shape);
-  }
-  return shapes;
+const IoShapes& EngineExtension::known_shapes() const {
+  TORCH_CHECK(
+      state_.shapes.known(),
+      "the shapes of this engine are not known, since it cannot run here and was saved without them: ", why_not_);
+  return state_.shapes;
 }
 
 std::vector<std::vector<std::vector<std::vector<int64_t>>>> EngineExtension::profiles() const {
-  const Engine& engine = required_engine();
   std::vector<std::vector<std::vector<std::vector<int64_t>>>> profiles;
-  for (const Profile& profile : engine.profiles()) {
+  for (const Profile& profile : known_shapes().profiles) {
     auto& ranges = profiles.emplace_back();
-    for (const std::string& name : state_.io.input_names) {
-      const auto index = static_cast<size_t>(&find_tensor(engine.inputs(), name) - engine.inputs().data());
-      ranges.push_back({profile[index].min, profile[index].opt, profile[index].max});
+    for (const ShapeRange& range : profile) {
+      ranges.push_back({range.min, range.opt, range.max});
     }
   }
   return profiles;

@@ -54,10 +54,14 @@ class EngineExtension : public torch::CustomClassHolder {
   void set_name(const std::string& name);
   std::string name() const;
 
-  /// See Engine; the budget is not kept when saved. Throw c10::Error unless can_run(), and c10::ValueError for a budget
+  /// See Engine; the budget is kept when saved. Throw c10::Error unless can_run(), and c10::ValueError for a budget
   /// that is negative, or for an engine whose weights all stay on the device.
   int64_t streamable_weight_bytes() const { return required_engine().streamable_weight_bytes(); }
   void set_weight_budget(int64_t bytes);
+
+  /// See Engine. Without effect where the engine cannot run.
+  void set_input_tracking(bool enabled);
+  void wait_for_inputs();
 
   /// See Engine. Throw c10::Error unless can_run().
   std::string layer_info() const { return required_engine().layer_info(); }
@@ -65,13 +69,14 @@ class EngineExtension : public torch::CustomClassHolder {
   std::vector<std::tuple<std::string, int64_t, double>> profile() const;
 
   PackedState state() const;
-  /// What never changes: `cuda_graphs` and `name` have methods of their own.
+  /// What never changes: settings have methods of their own.
   const EngineState& unpacked_state() const { return state_; }
 
-  /// Shapes of the inputs (outputs) in the caller's order, -1 where they vary. Throws c10::Error unless can_run().
-  std::vector<std::vector<int64_t>> input_shapes() const;
-  std::vector<std::vector<int64_t>> output_shapes() const;
-  /// [profile][input][min, opt, max][dimension], inputs in the caller's order. Throws c10::Error unless can_run().
+  /// Shapes of the inputs (outputs) in the caller's order, -1 where they vary. Where the engine cannot run, what was
+  /// saved of them; throws c10::Error when that is nothing.
+  const std::vector<std::vector<int64_t>>& input_shapes() const { return known_shapes().inputs; }
+  const std::vector<std::vector<int64_t>>& output_shapes() const { return known_shapes().outputs; }
+  /// [profile][input][min, opt, max][dimension], likewise.
   std::vector<std::vector<std::vector<std::vector<int64_t>>>> profiles() const;
   /// "calls": how often forward() ran the engine; "fallbacks": how often count_fallback() was called; beside them, what
   /// Engine::counters() gives.
@@ -80,9 +85,10 @@ class EngineExtension : public torch::CustomClassHolder {
  private:
   void load(bool from_user, c10::optional<at::Device> device);
   const Engine& required_engine() const;
+  const IoShapes& known_shapes() const;
 
   std::string kind_;
-  /// Held to read or change `cuda_graphs` and `name` in state_.
+  /// Held to read or change `cuda_graphs`, `name` and `weight_budget` in state_.
   mutable std::mutex settings_mutex_;
   EngineState state_;
   std::unique_ptr<Engine> engine_;

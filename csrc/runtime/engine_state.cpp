@@ -2,6 +2,8 @@
 
 #include <c10/util/Exception.h>
 
+#include <charconv>
+
 #include "runtime/checksum.h"
 #include "runtime/utf8.h"
 
@@ -13,6 +15,10 @@ constexpr const char* kStateChecksumField = "state_xxh64";
 constexpr const char* kPluginField = "plugin_libraries";
 constexpr const char* kCudaGraphsField = "cuda_graphs";
 constexpr const char* kNameField = "name";
+constexpr const char* kInputShapesField = "input_shapes";
+constexpr const char* kOutputShapesField = "output_shapes";
+constexpr const char* kProfilesField = "profiles";
+constexpr const char* kWeightBudgetField = "weight_budget";
 constexpr const char* kMadeOnPrefix = "made_on.";
 constexpr const char* kDamaged = "; the file is damaged, save it again";
 
@@ -90,6 +96,18 @@ const std::vector<std::string>& required_field(const Facts& fields, const std::s
   return found->second;
 }
 
+int64_t parse_budget(const std::vector<std::string>& words) {
+  int64_t bytes = -1;
+  if (words.size() == 1) {
+    const std::string& word = words[0];
+    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), bytes);
+    bytes = error == std::errc() && end == word.data() + word.size() ? bytes : -1;
+  }
+  TORCH_CHECK_VALUE(bytes >= 0, "field '", kWeightBudgetField, "' of a saved engine must be a number of bytes, got ",
+                    words.empty() ? "nothing" : quote(words[0]), kDamaged);
+  return bytes;
+}
+
 void check_plan_tensor(const at::Tensor& plan) {
   TORCH_CHECK_VALUE(plan.defined() && plan.scalar_type() == at::kByte && plan.dim() == 1,
                     "the plan of a saved engine must be a 1-D uint8 tensor, got ",
@@ -117,6 +135,14 @@ PackedState pack_state(const EngineState& state) {
   fields[kPluginField] = state.plugin_libraries;
   fields[kCudaGraphsField] = {state.cuda_graphs ? "on" : "off"};
   fields[kNameField] = {state.name};
+  if (state.shapes.known()) {
+    fields[kInputShapesField] = to_words(state.shapes.inputs);
+    fields[kOutputShapesField] = to_words(state.shapes.outputs);
+    fields[kProfilesField] = to_words(state.shapes.profiles);
+  }
+  if (state.weight_budget.has_value()) {
+    fields[kWeightBudgetField] = {std::to_string(*state.weight_budget)};
+  }
   for (const auto& [name, values] : state.made_on) {
     fields[kMadeOnPrefix + name] = values;
   }
@@ -161,6 +187,14 @@ EngineState unpack_state(const PackedState& packed) {
     TORCH_CHECK_VALUE(name->second.size() == 1, "field '", kNameField, "' of a saved engine must be one name, got ",
                       name->second.size(), kDamaged);
     state.name = name->second[0];
+  }
+  // Files from before there were these fields, and of engines that never ran, say nothing of shapes.
+  if (const auto profiles = fields.find(kProfilesField); profiles != fields.end()) {
+    state.shapes = parse_shapes(state.io, required_field(fields, kInputShapesField),
+                                required_field(fields, kOutputShapesField), profiles->second);
+  }
+  if (const auto budget = fields.find(kWeightBudgetField); budget != fields.end()) {
+    state.weight_budget = parse_budget(budget->second);
   }
   const std::string prefix = kMadeOnPrefix;
   for (const auto& [name, values] : fields) {

@@ -3,12 +3,14 @@
 #include <ATen/core/Dict.h>
 #include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
+#include <c10/util/Optional.h>
 
 #include <map>
 #include <string>
 #include <tuple>
 #include <vector>
 
+#include "runtime/io_shapes.h"
 #include "runtime/io_spec.h"
 
 namespace torch_trt_ext {
@@ -21,6 +23,8 @@ struct EngineState {
   /// The serialized engine: uint8, 1-D, CPU, contiguous.
   at::Tensor plan;
   IoSpec io;
+  /// Not known when the engine never ran where it was saved, nor in files from before they were kept.
+  IoShapes shapes;
   /// Where the plan was made; empty when that was never known.
   Facts made_on;
   /// File names, without folders, of plugin libraries that were opened for it.
@@ -29,6 +33,8 @@ struct EngineState {
   bool cuda_graphs = false;
   /// What the engine is called in profiles.
   std::string name;
+  /// See Engine::set_weight_budget; none when it was never set.
+  c10::optional<int64_t> weight_budget;
 };
 
 /// The form in which a state is pickled. Its types are fixed for good, since files of every version are read through
@@ -38,11 +44,11 @@ using PackedState = std::tuple<int64_t, at::Tensor, c10::Dict<std::string, c10::
 /// The version that pack_state writes. unpack_state reads this one and all before it.
 ///
 /// A new fact is a new name in the dictionary and no new version: readers pass over names that they do not know, and
-/// take a default for one that an older file lacks (cuda_graphs, name, state_xxh64). The version goes up only when a
-/// reader that passes over the change would run the engine wrongly, as when a name gets another meaning; that reader
-/// then says that the file is too new. unpack_state of version 2 must first turn the dictionary of version 1 into its
-/// own, then read it as any other, so that only one form is ever read. tests/fixtures has files of each version that
-/// was ever written, which must load for good.
+/// take a default for one that an older file lacks (cuda_graphs, name, shapes, weight_budget, state_xxh64). The version
+/// goes up only when a reader that passes over the change would run the engine wrongly, as when a name gets another
+/// meaning; that reader then says that the file is too new. unpack_state of version 2 must first turn the dictionary of
+/// version 1 into its own, then read it as any other, so that only one form is ever read. tests/fixtures has files of
+/// each version that was ever written, which must load for good.
 constexpr int64_t kStateVersion = 1;
 
 PackedState pack_state(const EngineState& state);

@@ -42,6 +42,8 @@ void define_engine_class(torch::Library& library, const char* name) {
       .def("name", [](const Self<Class>& self) { return self->name(); })
       .def("streamable_weight_bytes", [](const Self<Class>& self) { return self->streamable_weight_bytes(); })
       .def("set_weight_budget", [](const Self<Class>& self, int64_t bytes) { self->set_weight_budget(bytes); })
+      .def("set_input_tracking", [](const Self<Class>& self, bool enabled) { self->set_input_tracking(enabled); })
+      .def("wait_for_inputs", [](const Self<Class>& self) { self->wait_for_inputs(); })
       .def("layer_info", [](const Self<Class>& self) { return self->layer_info(); })
       .def("set_profiling", [](const Self<Class>& self, bool enabled) { self->set_profiling(enabled); })
       .def("profile", [](const Self<Class>& self) { return self->profile(); })

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from typing import Any
@@ -99,11 +100,39 @@ def test_weight_budget() -> None:
             )
     with pytest.raises(ValueError, match="the budget for weights must be 0 bytes or more, got -1"):
         engine.set_weight_budget(-1)
+    engine.set_weight_budget(0)
+    again = copy.deepcopy(engine)
+    assert again._get_method("__getstate__")()[2]["weight_budget"] == ["0"]
+    torch.testing.assert_close(again.forward([x])[0], engine.forward([x])[0])
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         engine.forward([x])
     with pytest.raises(RuntimeError, match="the engine must not be in a CUDA graph now"):
         engine.set_weight_budget(0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("graphs", [False, True], ids=["enqueue", "graphs"])
+@pytest.mark.parametrize("side", [8, 64])
+def test_inputs_may_be_overwritten_after_waiting(graphs: bool, side: int, engine: Any) -> None:
+    engine.set_cuda_graphs(graphs)
+    engine.set_input_tracking(True)
+    twin = ConvolutionTwin().cuda()
+    values = [image(4, 3, side, side) for _ in range(60)]
+    expected = [twin(value) for value in values]
+    x = torch.empty_like(values[0])
+    writer = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    outputs = []
+    for value in values:
+        with torch.cuda.stream(writer):
+            engine.wait_for_inputs()
+            x.copy_(value)
+        torch.cuda.current_stream().wait_stream(writer)
+        # All are kept, so that no address comes back and graphs are staged.
+        outputs.append(engine.forward([x])[0])
+    for output, wanted in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(output, wanted, atol=CONVOLUTION_TOLERANCE, rtol=CONVOLUTION_TOLERANCE)
 
 
 def test_engine_without_weight_streaming_has_no_budget(engine: Any) -> None:

@@ -31,6 +31,14 @@ void Context::distrust() {
   bound.clear();
 }
 
+void Context::track_inputs(bool wanted) {
+  if (tracked != wanted) {
+    TORCH_CHECK(handle->setInputConsumedEvent(wanted ? inputs_read.handle() : nullptr),
+                "TensorRT must accept an event for when inputs are read, it did not: ", ErrorRecorder::last_words());
+    tracked = wanted;
+  }
+}
+
 ContextPool::Contexts::iterator ContextPool::find(unsigned long long stream_id, size_t profile,
                                                   const std::vector<at::Tensor>& inputs, bool one_a_shape) {
   return std::find_if(contexts_.begin(), contexts_.end(), [&](const Context& context) {
@@ -137,6 +145,14 @@ void ContextPool::renew(Context& context, cudaStream_t stream) {
   context.has_run = false;
   context.graphs.clear();
   context.profiled = false;
+  context.tracked = false;
+}
+
+void ContextPool::wait_for_inputs(cudaStream_t stream) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (const Context& context : contexts_) {
+    context.inputs_read.block(stream);
+  }
 }
 
 size_t ContextPool::size() const {
@@ -162,6 +178,7 @@ ContextPool::Contexts::iterator ContextPool::create(cudaStream_t stream, size_t 
   std::unique_ptr<nvinfer1::IExecutionContext> handle = make_handle(stream, profile);
   Context& context = contexts_.emplace_back();
   context.handle = std::move(handle);
+  (void)context.inputs_read.handle();
   context.stream_id = id_of(stream);
   context.profile = profile;
   return std::prev(contexts_.end());

@@ -39,6 +39,11 @@ struct Context {
   bool profiled = false;
   /// Recorded after each enqueue; what must be over before another stream may use the context.
   CudaEvent last_use;
+  /// Recorded, while inputs are tracked, when an enqueue has read them. Made with the context, since other threads may
+  /// wait for it while this one is leased.
+  CudaEvent inputs_read;
+  /// Whether TensorRT records it.
+  bool tracked = false;
   /// For calls from a stream that TensorRT cannot run on itself: recorded on the caller's stream before the enqueue.
   CudaEvent entered;
   /// The capture that took it out of circulation, or 0, and the stream that is captured, whose number CUDA does not
@@ -51,6 +56,8 @@ struct Context {
   bool has_shapes_of(const std::vector<at::Tensor>& inputs) const;
   /// For after a failure: the next call sets shapes and addresses again.
   void distrust();
+  /// Has TensorRT record `inputs_read` in each enqueue, or stops it.
+  void track_inputs(bool wanted);
 };
 
 /// Execution contexts of one engine, one for each stream and profile (and, on demand, shapes) in use: at most
@@ -92,6 +99,9 @@ class ContextPool {
   /// Puts a new context of TensorRT's in place of the one that `context`, which the caller leases, has: all that was
   /// set in it is gone. Waits for what it still runs.
   void renew(Context& context, cudaStream_t stream);
+
+  /// Makes `stream` wait for what each context last recorded as `inputs_read`.
+  void wait_for_inputs(cudaStream_t stream) const;
 
   size_t size() const;
 

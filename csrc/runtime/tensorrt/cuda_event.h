@@ -5,7 +5,7 @@
 
 namespace torch_trt_ext::tensorrt {
 
-/// A CUDA event without timing, of the device that is current at the first record.
+/// A CUDA event without timing, of the device that is current when it is made.
 class CudaEvent {
  public:
   CudaEvent() = default;
@@ -18,12 +18,15 @@ class CudaEvent {
     }
   }
 
-  void record(cudaStream_t stream) {
+  /// The event, made at the first call.
+  cudaEvent_t handle() {
     if (event_ == nullptr) {
       C10_CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming));
     }
-    C10_CUDA_CHECK(cudaEventRecord(event_, stream));
+    return event_;
   }
+
+  void record(cudaStream_t stream) { C10_CUDA_CHECK(cudaEventRecord(handle(), stream)); }
 
   /// Makes `stream` wait for the last record; nothing to wait for before the first.
   void block(cudaStream_t stream) const {

@@ -65,6 +65,9 @@ bool GraphRunner::run(Context& context, const Call& call) {
   }
   context.graphs.misses = 0;
   entry.graph.launch(call.stream);
+  if (call.tracked) {
+    context.inputs_read.record(call.stream);
+  }
   launched(context, call.stream);
   return true;
 }
@@ -92,6 +95,9 @@ bool GraphRunner::stage(Context& context, const Call& call) {
 bool GraphRunner::run_staged(Context& context, const Call& call) {
   const StagedGraph& staged = *context.graphs.staged;
   copy(call.inputs, staged.inputs, call.stream);
+  if (call.tracked) {
+    context.inputs_read.record(call.stream);
+  }
   staged.graph.launch(call.stream);
   copy(staged.outputs, call.outputs, call.stream);
   copies_.fetch_add(1, std::memory_order_relaxed);
@@ -110,6 +116,8 @@ Graph GraphRunner::capture(Context& context) {
     C10_CUDA_CHECK(cudaStreamCreateWithFlags(&capture_stream_, cudaStreamNonBlocking));
   }
   ErrorRecorder::forget();
+  // In a graph the event would be a node of it, which nobody outside can wait for.
+  context.track_inputs(false);
   cudaGraph_t recorded = nullptr;
   cudaGraphExec_t graph = nullptr;
   // Other threads may go on allocating memory meanwhile.

@@ -33,6 +33,8 @@ class GraphRunner {
     const std::vector<at::Tensor>& outputs;
     const Addresses& addresses;
     cudaStream_t stream;
+    /// Whether to record Context::inputs_read.
+    bool tracked;
     /// Binds addresses to the context.
     c10::function_ref<void(const Addresses&)> bind;
     /// Where tensors with these inputs and outputs, and this memory, are.

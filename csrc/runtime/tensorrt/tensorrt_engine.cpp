@@ -113,6 +113,7 @@ std::vector<at::Tensor> TensorRTEngine::run(const std::vector<at::Tensor>& input
     capture_mode.emplace(cudaStreamCaptureModeRelaxed);
   }
   const bool profiled = !capturing && profiling_.load(std::memory_order_relaxed);
+  const bool tracked = !capturing && tracking_.load(std::memory_order_relaxed);
   const bool graphs = !capturing && !profiled && !has_host_tensors_ && graphs_.active();
   const ContextPool::Lease context = capturing ? contexts_.acquire_for_capture(stream, profile, bound_inputs)
                                                : contexts_.acquire(stream, profile, bound_inputs, graphs);
@@ -132,7 +133,7 @@ std::vector<at::Tensor> TensorRTEngine::run(const std::vector<at::Tensor>& input
     };
     const auto find_all = [this](const std::vector<at::Tensor>& given, const std::vector<at::Tensor>& results,
                                  const void* scratch) { return addresses_of(given, results, scratch); };
-    if (graphs_.run(*context, {bound_inputs, outputs, addresses, caller.stream(), bind_all, find_all})) {
+    if (graphs_.run(*context, {bound_inputs, outputs, addresses, caller.stream(), tracked, bind_all, find_all})) {
       return outputs;
     }
     // Nothing to do, unless a recording failed.
@@ -141,6 +142,7 @@ std::vector<at::Tensor> TensorRTEngine::run(const std::vector<at::Tensor>& input
 
   std::vector<OutputAllocator> allocators;
   bind(*context, addresses, allocators);
+  context->track_inputs(tracked);
   if (hop) {
     // Recorded after the last allocation, so that whatever used the memory before is over on both streams.
     context->entered.record(caller.stream());
@@ -318,6 +320,11 @@ void TensorRTEngine::set_profiling(bool enabled) {
     profiler_.times.clear();
   }
   profiling_.store(enabled, std::memory_order_relaxed);
+}
+
+void TensorRTEngine::wait_for_inputs() {
+  const c10::cuda::CUDAGuard device_guard(device_);
+  contexts_.wait_for_inputs(c10::cuda::getCurrentCUDAStream(device_.index()).stream());
 }
 
 void TensorRTEngine::set_weight_budget(int64_t bytes) {

@@ -41,6 +41,9 @@ class TensorRTEngine : public Engine {
 
   void use_cuda_graphs(bool enabled) override { graphs_.want(enabled); }
 
+  void set_input_tracking(bool enabled) override { tracking_.store(enabled, std::memory_order_relaxed); }
+  void wait_for_inputs() override;
+
   int64_t streamable_weight_bytes() const override { return engine_->getStreamableWeightsSize(); }
   void set_weight_budget(int64_t bytes) override;
 
@@ -76,6 +79,7 @@ class TensorRTEngine : public Engine {
   c10::cuda::CUDAStream side_stream_;
   ContextPool contexts_;
   GraphRunner graphs_;
+  std::atomic<bool> tracking_{false};
   std::atomic<bool> profiling_{false};
   LayerProfiler profiler_;
 };
