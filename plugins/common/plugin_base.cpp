@@ -1,8 +1,10 @@
 #include "common/plugin_base.h"
 
+#include <algorithm>
 #include <memory>
 
 #include "common/logging.h"
+#include "common/plugin_fields.h"
 #include "common/tensor_dims.h"
 
 namespace torch_trt_ext::plugins {
@@ -48,7 +50,30 @@ int32_t PluginBase::configurePlugin(const DynamicPluginTensorDesc* inputs, int32
   return run_guarded(name_, [&] {
     check_counts(num_inputs, num_outputs);
     check_shapes(largest_dims(inputs, num_inputs));
+    tactics_ = tactics(tuned_dims(inputs, num_inputs));
   });
+}
+
+int32_t PluginBase::getValidTactics(int32_t* tactics, int32_t num_tactics) noexcept {
+  return run_guarded(name_, [&] {
+    check_count("tactics", num_tactics, static_cast<int32_t>(tactics_.size()));
+    std::copy(tactics_.begin(), tactics_.end(), tactics);
+  });
+}
+
+const char* PluginBase::getTimingCacheID() noexcept {
+  const int32_t failed = run_guarded(name_, [&] {
+    timing_cache_id_.clear();
+    for (const nvinfer1::PluginField& field : serialized_fields()) {
+      timing_cache_id_ += (timing_cache_id_.empty() ? "" : ",") + std::string(field.name) + "=" + value_text(field);
+    }
+  });
+  return failed != 0 || tactics_.empty() ? nullptr : timing_cache_id_.c_str();
+}
+
+int32_t PluginBase::setTactic(int32_t tactic) noexcept {
+  tactic_ = tactic;
+  return 0;
 }
 
 size_t PluginBase::getWorkspaceSize(const DynamicPluginTensorDesc* inputs, int32_t num_inputs,

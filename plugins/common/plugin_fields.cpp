@@ -139,6 +139,16 @@ std::string PluginFields::read_string(const char* name, const char* default_valu
   return std::string(text, std::find(text, text + field->length, '\0'));
 }
 
+std::string value_text(const PluginField& field) {
+  const size_t value_bytes = field.type == PluginFieldType::kCHAR || field.type == PluginFieldType::kINT8 ? 1 : 4;
+  const auto* const bytes = static_cast<const unsigned char*>(field.data);
+  std::string text;
+  for (size_t index = 0; index < static_cast<size_t>(field.length) * value_bytes; ++index) {
+    text += {"0123456789abcdef"[bytes[index] >> 4], "0123456789abcdef"[bytes[index] & 15]};
+  }
+  return text;
+}
+
 void require_at_least(const char* name, int32_t value, int32_t minimum) {
   if (value < minimum) {
     fail(name, "at least " + std::to_string(minimum), std::to_string(value));

@@ -45,6 +45,9 @@ class PluginFields {
   std::vector<const nvinfer1::PluginField*> fields_;
 };
 
+/// The field's values as text that differs wherever they do.
+std::string value_text(const nvinfer1::PluginField& field);
+
 /// Throw std::invalid_argument naming the field when the value is out of its range.
 void require_at_least(const char* name, int32_t value, int32_t minimum);
 void require_fraction(const char* name, float value);

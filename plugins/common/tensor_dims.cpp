@@ -19,6 +19,16 @@ std::vector<Dims> collect_dims(const Tensor* tensors, int32_t count, GetDims get
   return all;
 }
 
+/// `dims` of the tensor's profile, or the tensor's own where there is none.
+Dims of_profile(const DynamicPluginTensorDesc& tensor, const Dims& dims) {
+  for (int32_t axis = 0; axis < dims.nbDims; ++axis) {
+    if (dims.d[axis] < 0) {
+      return tensor.desc.dims;
+    }
+  }
+  return dims.nbDims == tensor.desc.dims.nbDims ? dims : tensor.desc.dims;
+}
+
 }  // namespace
 
 std::vector<Dims> known_dims(const DimsExprs* tensors, int32_t count) {
@@ -33,14 +43,13 @@ std::vector<Dims> known_dims(const DimsExprs* tensors, int32_t count) {
 }
 
 std::vector<Dims> largest_dims(const DynamicPluginTensorDesc* tensors, int32_t count) {
-  return collect_dims(tensors, count, [](const DynamicPluginTensorDesc& tensor) {
-    for (int32_t axis = 0; axis < tensor.max.nbDims; ++axis) {
-      if (tensor.max.d[axis] < 0) {
-        return tensor.desc.dims;
-      }
-    }
-    return tensor.max.nbDims == tensor.desc.dims.nbDims ? tensor.max : tensor.desc.dims;
-  });
+  return collect_dims(tensors, count,
+                      [](const DynamicPluginTensorDesc& tensor) { return of_profile(tensor, tensor.max); });
+}
+
+std::vector<Dims> tuned_dims(const DynamicPluginTensorDesc* tensors, int32_t count) {
+  return collect_dims(tensors, count,
+                      [](const DynamicPluginTensorDesc& tensor) { return of_profile(tensor, tensor.opt); });
 }
 
 std::vector<Dims> actual_dims(const PluginTensorDesc* tensors, int32_t count) {

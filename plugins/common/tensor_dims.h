@@ -14,6 +14,8 @@ namespace torch_trt_ext::plugins {
 std::vector<nvinfer1::Dims> known_dims(const nvinfer1::DimsExprs* tensors, int32_t count);
 /// The largest shapes that the profile allows, or the shapes themselves when there is no profile.
 std::vector<nvinfer1::Dims> largest_dims(const nvinfer1::DynamicPluginTensorDesc* tensors, int32_t count);
+/// The shapes that the profile is tuned for, likewise.
+std::vector<nvinfer1::Dims> tuned_dims(const nvinfer1::DynamicPluginTensorDesc* tensors, int32_t count);
 std::vector<nvinfer1::Dims> actual_dims(const nvinfer1::PluginTensorDesc* tensors, int32_t count);
 
 /// Of a float32 or float16 tensor.

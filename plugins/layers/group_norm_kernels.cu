@@ -17,7 +17,7 @@ constexpr uint32_t kPartThreads = 256;
 template <uint32_t kLength>
 constexpr uint32_t kPacks = kLength == 1 ? 16 : 8;
 
-/// Elements from which on a group may be too large for one block, and the least that a part of it has, its last one
+/// Elements that one block holds of a group in any case, and the least that a part of it has, its last one
 /// apart: those of kLength 1.
 constexpr int64_t kSmallGroup = int64_t{kMaxThreads} * kPacks<1>;
 constexpr int64_t kSmallPart = int64_t{kPartThreads} * kPacks<1>;
@@ -279,21 +279,20 @@ struct Workspace {
   size_t size_bytes;
 
   Workspace(const GroupNormShape& shape, void* memory) {
-    const bool is_small = shape.elements_per_group() <= kSmallGroup;
-    const int64_t parts = is_small ? 0 : divide_up(shape.elements_per_group(), kSmallPart);
+    const int64_t parts = divide_up(shape.elements_per_group(), kSmallPart);
     WorkspaceParts parts_of_memory(memory);
     moments = parts_of_memory.take<Moments>(shape.groups() * parts);
-    statistics = parts_of_memory.take<Statistics>(is_small ? 0 : shape.groups());
+    statistics = parts_of_memory.take<Statistics>(shape.groups());
     size_bytes = parts_of_memory.size_bytes();
   }
 };
 
 template <class T, uint32_t kLength>
-cudaError_t launch(const GroupNormShape& shape, const GroupNormWork& work, const T* input, T* output, void* workspace,
-                   cudaStream_t stream) {
+cudaError_t launch(const GroupNormShape& shape, const GroupNormWork& work, GroupNormVariant variant, const T* input,
+                   T* output, void* workspace, cudaStream_t stream) {
   const int64_t packs = shape.elements_per_group() / kLength;
   const int64_t groups = shape.groups();
-  if (packs <= int64_t{kMaxThreads} * kPacks<kLength>) {
+  if (variant != GroupNormVariant::kParts && packs <= int64_t{kMaxThreads} * kPacks<kLength>) {
     if (groups > INT32_MAX) {
       return cudaErrorInvalidConfiguration;
     }
@@ -327,12 +326,18 @@ cudaError_t launch(const GroupNormShape& shape, const GroupNormWork& work, const
 
 }  // namespace
 
+bool has_variants(const GroupNormShape& shape) {
+  // Below, a block's threads would be few, and a part the whole of a group.
+  return shape.elements_per_group() > kSmallPart && shape.elements_per_group() <= kSmallGroup;
+}
+
 size_t group_norm_workspace_bytes(const GroupNormShape& shape) {
   return Workspace(shape, nullptr).size_bytes;
 }
 
-cudaError_t launch_group_norm(const GroupNormShape& shape, float eps, const ChannelAffine& affine, const void* input,
-                              void* output, ElementType type, void* workspace, cudaStream_t stream) {
+cudaError_t launch_group_norm(const GroupNormShape& shape, float eps, const ChannelAffine& affine,
+                              GroupNormVariant variant, const void* input, void* output, ElementType type,
+                              void* workspace, cudaStream_t stream) {
   if (shape.num_groups < 1 || shape.channels % shape.num_groups != 0 ||
       shape.elements_per_group() > kMaxElementsPerGroup) {
     return cudaErrorInvalidValue;
@@ -352,8 +357,8 @@ cudaError_t launch_group_norm(const GroupNormShape& shape, float eps, const Chan
     T* to = static_cast<T*>(output);
     // Every group must start on 16 bytes.
     return is_widest_aligned(from) && is_widest_aligned(to) && shape.elements_per_group() % kWidest<T> == 0
-               ? launch<T, kWidest<T>>(shape, work, from, to, workspace, stream)
-               : launch<T, 1>(shape, work, from, to, workspace, stream);
+               ? launch<T, kWidest<T>>(shape, work, variant, from, to, workspace, stream)
+               : launch<T, 1>(shape, work, variant, from, to, workspace, stream);
   });
 }
 

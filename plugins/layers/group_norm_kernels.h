@@ -31,18 +31,33 @@ struct ChannelAffine {
   ElementType type;
 };
 
-/// Scratch that launch_group_norm needs for `shape` and any smaller one: nothing for groups that a block holds, else
-/// 2 bytes for every 1024 elements.
+/// Ways to compute the same, to rounding; values are tactics and must not change.
+enum class GroupNormVariant : int32_t {
+  /// One block a group where it holds one, else in parts.
+  kAuto = 0,
+  /// One block a group, which stays in registers: everything is read once. Needs as many groups as the device has
+  /// multiprocessors to keep it busy.
+  kOneBlock = 1,
+  /// Three launches over parts of groups, which reads everything twice.
+  kParts = 2,
+};
+
+/// Whether kOneBlock and kParts are both possible and differ.
+bool has_variants(const GroupNormShape& shape);
+
+/// Scratch that launch_group_norm needs for `shape` and any smaller one: 2 bytes for every 1024 elements, and for every
+/// group.
 size_t group_norm_workspace_bytes(const GroupNormShape& shape);
 
-/// output = (input - mean) / sqrt(variance + eps) * scale + bias, mean and (biased) variance over each image's group
-/// of channels. All in float32, rounded once; the variance is of differences to the mean, so that a large mean costs no
-/// digits.
+/// A variant that is not possible is as kAuto. output = (input - mean) / sqrt(variance + eps) * scale + bias, mean and
+/// (biased) variance over each image's group of channels. All in float32, rounded once; the variance is of differences
+/// to the mean, so that a large mean costs no digits.
 ///
 /// `input` and `output` are device memory, dense, of `type`, aligned for one element, and must not overlap; `workspace`
 /// is group_norm_workspace_bytes, 256-byte aligned. The work is put on `stream`; the host is not blocked and nothing is
 /// allocated. Same inputs at equally aligned addresses give bit-equal outputs.
-cudaError_t launch_group_norm(const GroupNormShape& shape, float eps, const ChannelAffine& affine, const void* input,
-                              void* output, ElementType type, void* workspace, cudaStream_t stream);
+cudaError_t launch_group_norm(const GroupNormShape& shape, float eps, const ChannelAffine& affine,
+                              GroupNormVariant variant, const void* input, void* output, ElementType type,
+                              void* workspace, cudaStream_t stream);
 
 }  // namespace torch_trt_ext::plugins

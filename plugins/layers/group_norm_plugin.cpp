@@ -14,6 +14,7 @@ using nvinfer1::PluginFieldType;
 
 constexpr const char* kEps = "eps";
 constexpr const char* kNumGroups = "num_groups";
+constexpr const char* kVariant = "variant";
 /// torch.nn.GroupNorm's.
 constexpr float kDefaultEps = 1e-5F;
 
@@ -38,17 +39,24 @@ const std::vector<FieldSpec>& GroupNormPlugin::field_specs() {
   static const std::vector<FieldSpec> specs = {
       {kEps, PluginFieldType::kFLOAT32, 1},
       {kNumGroups, PluginFieldType::kINT32, 1},
+      {kVariant, PluginFieldType::kINT32, 1},
   };
   return specs;
 }
 
 GroupNormPlugin::GroupNormPlugin(const PluginFields& fields)
-    : LayerPlugin(kName, 3), eps_(fields.read_float(kEps, kDefaultEps)), num_groups_(fields.read_int32(kNumGroups)) {
+    : LayerPlugin(kName, 3),
+      eps_(fields.read_float(kEps, kDefaultEps)),
+      num_groups_(fields.read_int32(kNumGroups)),
+      variant_(fields.read_int32(kVariant, 0)) {
   require_finite(kEps, eps_);
   if (eps_ < 0.0F) {
     throw std::invalid_argument("field 'eps' must be at least 0, got " + std::to_string(eps_));
   }
   require_at_least(kNumGroups, num_groups_, 1);
+  if (variant_ < 0 || variant_ > static_cast<int32_t>(GroupNormVariant::kParts)) {
+    throw std::invalid_argument("field 'variant' must be from 0 to 2, got " + std::to_string(variant_));
+  }
 }
 
 bool GroupNormPlugin::may_be(DataType type, int32_t input, const std::vector<DataType>& types) const {
@@ -84,20 +92,29 @@ GroupNormShape GroupNormPlugin::shape_of(const Dims& input) const {
   return {input.d[0], input.d[1], spatial_extent(input), num_groups_};
 }
 
+std::vector<int32_t> GroupNormPlugin::tactics(const std::vector<Dims>& inputs) const {
+  if (variant_ != 0 || !has_variants(shape_of(inputs[0]))) {
+    return {};
+  }
+  return {static_cast<int32_t>(GroupNormVariant::kOneBlock), static_cast<int32_t>(GroupNormVariant::kParts)};
+}
+
 size_t GroupNormPlugin::workspace_bytes(const std::vector<Dims>& inputs) const {
   return group_norm_workspace_bytes(shape_of(inputs[0]));
 }
 
 cudaError_t GroupNormPlugin::launch(const Call& call) const {
   const ChannelAffine affine = {call.inputs[1], call.inputs[2], element_type(call.input_descs[1])};
-  return launch_group_norm(shape_of(call.input_descs[0].dims), eps_, affine, call.inputs[0], call.output, call.type,
-                           call.workspace, call.stream);
+  const auto variant = static_cast<GroupNormVariant>(variant_ != 0 ? variant_ : tactic());
+  return launch_group_norm(shape_of(call.input_descs[0].dims), eps_, affine, variant, call.inputs[0], call.output,
+                           call.type, call.workspace, call.stream);
 }
 
 std::vector<nvinfer1::PluginField> GroupNormPlugin::serialized_fields() const {
   return {
       {kEps, &eps_, PluginFieldType::kFLOAT32, 1},
       {kNumGroups, &num_groups_, PluginFieldType::kINT32, 1},
+      {kVariant, &variant_, PluginFieldType::kINT32, 1},
   };
 }
 

@@ -21,6 +21,7 @@ class GroupNormPlugin final : public LayerPlugin {
   PluginBase* copy() const override { return new GroupNormPlugin(*this); }
   bool may_be(nvinfer1::DataType type, int32_t input, const std::vector<nvinfer1::DataType>& types) const override;
   void check_shapes(const std::vector<nvinfer1::Dims>& inputs) const override;
+  std::vector<int32_t> tactics(const std::vector<nvinfer1::Dims>& inputs) const override;
   size_t workspace_bytes(const std::vector<nvinfer1::Dims>& inputs) const override;
   cudaError_t launch(const Call& call) const override;
   std::vector<nvinfer1::PluginField> serialized_fields() const override;
@@ -30,6 +31,7 @@ class GroupNormPlugin final : public LayerPlugin {
 
   float eps_;
   int32_t num_groups_;
+  int32_t variant_;
 };
 
 }  // namespace torch_trt_ext::plugins

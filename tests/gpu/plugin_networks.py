@@ -280,7 +280,7 @@ LEAKY_RELU_EXTENTS = (1, 8, 3000)
 
 #: The same for ``GroupNorm``: batch, and each extent after the channels.
 GROUP_NORM_BATCHES = (1, 2, 8)
-GROUP_NORM_EXTENTS = (1, 8, 600)
+GROUP_NORM_EXTENTS = (1, 64, 600)
 
 
 @dataclass(frozen=True)
@@ -311,10 +311,13 @@ class GroupNormCase:
     eps: float = 1e-5
     #: Dimensions after the channels, each within :data:`GROUP_NORM_EXTENTS`.
     spatial_rank: int = 2
+    #: 1: one block a group where it holds one, 2: parts of groups, 0: what TensorRT finds faster.
+    variant: int = 0
 
     def fields(self) -> list[PluginField]:
         """The plugin's fields."""
-        return [float_field("eps", self.eps), int_field("num_groups", self.num_groups)]
+        fields = [float_field("eps", self.eps), int_field("num_groups", self.num_groups)]
+        return [*fields, int_field("variant", self.variant)] if self.variant else fields
 
     @property
     def input_types(self) -> dict[str, Dtype]:

@@ -44,6 +44,9 @@ GROUP_NORM_CASES = (
     GroupNormCase(dtype="float16", affine_dtype="float16", num_groups=3, channels=9, spatial_rank=1),
     GroupNormCase(num_groups=1, channels=6, eps=0.5),
     GroupNormCase(num_groups=32, channels=32, spatial_rank=1),
+    GroupNormCase(variant=1),
+    GroupNormCase(variant=2),
+    GroupNormCase(dtype="float16", variant=2),
 )
 
 #: A grid's height and width: one element, rows that fill no 16 bytes, groups of a block's, and groups of many blocks'.
@@ -185,18 +188,29 @@ def test_runs_are_bit_equal_and_capture_in_a_cuda_graph(case: GroupNormCase, siz
         ("GroupNorm", "num_groups", int_field("num_groups", 0), "'num_groups' must be at least 1, got 0"),
         ("GroupNorm", "num_groups", float_field("num_groups", 4), "'num_groups' must be int32, got float32"),
         ("GroupNorm", "eps", float_field("eps", -1e-5), "'eps' must be at least 0, got -0.00001"),
+        ("GroupNorm", "variant", int_field("variant", 3), "'variant' must be from 0 to 2, got 3"),
+        ("GroupNorm", "variant", int_field("variant", -1), "'variant' must be from 0 to 2, got -1"),
         ("GroupNorm", "eps", float_field("eps", math.inf), "'eps' must be finite, got inf"),
         ("GroupNorm", "eps", float_field("eps"), r"'eps' must be 1 value\(s\) long, got 0"),
     ],
 )
 def test_bad_field_fails(plugin: str, name: str, field: PluginField | None, message: str) -> None:
-    fields = {"LeakyReLU": LeakyReluCase().fields(), "GroupNorm": GroupNormCase().fields()}[plugin]
+    fields = {"LeakyReLU": LeakyReluCase().fields(), "GroupNorm": GroupNormCase(variant=1).fields()}[plugin]
     with pytest.raises(RuntimeError, match=message):
         make_plugin(plugin, changed(fields, name, field))
 
 
 def test_eps_may_be_missing() -> None:
     make_plugin("GroupNorm", changed(GroupNormCase().fields(), "eps", None))
+
+
+def test_every_variant_of_group_norm_gives_the_same() -> None:
+    torch.manual_seed(8)
+    for size in ((8, 8), (64, 64), (65, 63)):
+        for case in (GroupNormCase(), GroupNormCase(variant=1), GroupNormCase(variant=2)):
+            inputs = group_norm_inputs(case, 3, size)
+            check_group_norm(case, inputs)
+            assert torch.equal(*(group_norm_engine(case).forward(inputs)[0] for _ in range(2)))
 
 
 def test_build_with_shapes_that_do_not_fit_fails() -> None:
