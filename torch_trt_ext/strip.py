@@ -7,26 +7,14 @@ the engine does not take. A file for one kind of machine and for known shapes ca
 from __future__ import annotations
 
 import argparse
-import io
 import os
-import re
 import sys
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from torch_trt_ext import runtime as _runtime  # noqa: F401  (registers the classes)
+from torch_trt_ext.saved_file import drop_attribute, save
 
 __all__ = ["Stripped", "drop_fallback"]
-
-#: Where a TorchScript file has the classes of torch_trt_ext.optimizer.engine_module, one file for each mangled name.
-_CODE_OF_ENGINE_MODULES = re.compile(
-    r"/code/__torch__/torch_trt_ext/optimizer/engine_module(/___torch_mangle_\d+)?\.py$"
-)
-
-_FALLBACK = re.compile(r"^  subgraph : .*\n", re.MULTILINE)
 
 # What the classes with a fallback do without it, in the words that torch.jit.save prints. EngineWithSubgraph becomes
 # EngineOnly for all inputs; EngineOrSubgraph also gives the outputs that are no more than a shape, and must itself
@@ -120,84 +108,21 @@ def drop_fallback(source: str | os.PathLike[str], target: str | os.PathLike[str]
         RuntimeError: torch cannot load it here; a model that was saved on a GPU needs one.
     """
     source, target = Path(source), Path(target)
-    edited, extra_names, fallbacks = _without_fallback(source)
-    extra_files = dict.fromkeys(extra_names, "")
+    edited = drop_attribute(source, "subgraph", _FORWARDS)
+    if edited.classes == 0:
+        raise ValueError(
+            f"model {source} must hold engines with a fallback, got none; it was made with Config.keep_fallback = "
+            "False, stripped already, or not by optimize()"
+        )
     try:
-        model = torch.jit.load(edited, _extra_files=extra_files)  # type: ignore[no-untyped-call]
+        model, extra_files = edited.load()
     except RuntimeError as error:
         raise RuntimeError(
             f"model {source} must load on this machine to be stripped, got: {error}; a model that was saved on a "
             "GPU is stripped on a machine with one"
         ) from error
-    buffer = io.BytesIO()
-    torch.jit.save(model, buffer, _extra_files=extra_files)
-    before = source.stat().st_size
-    data = buffer.getvalue()
-    # A file that is read elsewhere at this moment stays whole.
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(data)
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return Stripped(fallbacks, before, len(data))
-
-
-def _without_fallback(source: Path) -> tuple[io.BytesIO, list[str], int]:
-    """The archive with the engine modules' code rewritten, names of its extra files, and how many were rewritten."""
-    edited = io.BytesIO()
-    fallbacks = 0
-    extra_names = []
-    try:
-        archive = zipfile.ZipFile(source)
-    except zipfile.BadZipFile as error:
-        raise ValueError(
-            f"model {source} must be a TorchScript file, which is a zip archive, got another format ({error}); pass "
-            "what torch.jit.save wrote"
-        ) from error
-    with archive, zipfile.ZipFile(edited, "w") as result:
-        names = archive.namelist()
-        if not any("/code/__torch__/" in name for name in names):
-            raise ValueError(
-                f"model {source} must be a TorchScript file, got an archive without code; pass what "
-                "torch.jit.save wrote"
-            )
-        rewritten = {name for name in names if _CODE_OF_ENGINE_MODULES.search(name)}
-        for name in names:
-            _, _, inside = name.partition("/")
-            if inside.startswith("extra/"):
-                extra_names.append(inside.removeprefix("extra/"))
-            # The table of source ranges is of the code as it was.
-            if name.removesuffix(".debug_pkl") in rewritten and name not in rewritten:
-                continue
-            data = archive.read(name)
-            if name in rewritten:
-                code, count = _rewrite(data.decode())
-                data = code.encode()
-                fallbacks += count
-            result.writestr(name, data)
-    if fallbacks == 0:
-        raise ValueError(
-            f"model {source} must hold engines with a fallback, got none; it was made with Config.keep_fallback = "
-            "False, stripped already, or not by optimize()"
-        )
-    edited.seek(0)
-    return edited, extra_names, fallbacks
-
-
-def _rewrite(code: str) -> tuple[str, int]:
-    """The code of a file of engine modules without fallbacks, and how many classes lost theirs."""
-    parts = re.split(r"^(?=class )", code, flags=re.MULTILINE)
-    count = 0
-    for index, part in enumerate(parts):
-        kind = re.match(r"class (\w+)\(", part)
-        forward = _FORWARDS.get(kind.group(1)) if kind else None
-        if forward is None or not _FALLBACK.search(part):
-            continue
-        attributes = _FALLBACK.sub("", part[: part.index("  def ")])
-        parts[index] = attributes + forward
-        count += 1
-    return "".join(parts), count
+    bytes_before = source.stat().st_size
+    return Stripped(edited.classes, bytes_before, save(model, target, extra_files))
 
 
 def main(arguments: list[str] | None = None) -> int:
