@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch_trt_ext.engine_plan import EnginePlan
     from torch_trt_ext.optimizer.opt_spec import OptSpec
     from torch_trt_ext.optimizer.optimize import optimize
+    from torch_trt_ext.optimizer.plugin_operators import register_plugin_operator, unregister_plugin_operator
     from torch_trt_ext.optimizer.report import Report
     from torch_trt_ext.runtime import load_plugin_library
 
@@ -33,7 +34,9 @@ __all__ = [
     "build_retinanet_decode",
     "load_plugin_library",
     "optimize",
+    "register_plugin_operator",
     "runtime",
+    "unregister_plugin_operator",
 ]
 
 _HOME = {
@@ -46,6 +49,8 @@ _HOME = {
     "build_retinanet_decode": "torch_trt_ext.builders.retinanet",
     "load_plugin_library": "torch_trt_ext.runtime",
     "optimize": "torch_trt_ext.optimizer.optimize",
+    "register_plugin_operator": "torch_trt_ext.optimizer.plugin_operators",
+    "unregister_plugin_operator": "torch_trt_ext.optimizer.plugin_operators",
 }
 
 

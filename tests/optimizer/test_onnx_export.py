@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import onnx
@@ -19,24 +19,32 @@ from torch_trt_ext.config import PartitionConfig
 from torch_trt_ext.optimizer import observation, onnx_export, support
 from torch_trt_ext.optimizer.model_input import freeze
 from torch_trt_ext.optimizer.onnx_folding import fold_shapes
+from torch_trt_ext.optimizer.plugin_operators import PluginOperator
 
 #: float32, and numpy's order of additions against torch's.
 TOLERANCE = 1e-4
 
 
-def prepare(module: nn.Module, *inputs: Tensor) -> tuple[_C.PreparedModel, _C.Session]:
+def prepare(
+    module: nn.Module, *inputs: Tensor, plugins: Mapping[str, PluginOperator] | None = None
+) -> tuple[_C.PreparedModel, _C.Session]:
     prepared = _C.PreparedModel(freeze(torch.jit.script(module.eval()))._c)
     prepared.simplify(10_000)
     session = observation.observe(prepared, [inputs])
     nodes = prepared.nodes()
     taken = support.find_taken_branches(nodes, session, shapes_vary=False)
-    prepared.divide(support.find_unsupported(nodes, session, PartitionConfig(), "cpu"), taken, 1)
+    prepared.divide(support.find_unsupported(nodes, session, PartitionConfig(), "cpu", plugins), taken, 1)
     return prepared, session
 
 
-def export(module: nn.Module, *inputs: Tensor, dynamic: tuple[int, ...] = ()) -> onnx.ModelProto:
+def export(
+    module: nn.Module,
+    *inputs: Tensor,
+    dynamic: tuple[int, ...] = (),
+    plugins: Mapping[str, PluginOperator] | None = None,
+) -> onnx.ModelProto:
     """The module's one subgraph; of each input the dimensions in ``dynamic`` vary."""
-    prepared, session = prepare(module, *inputs)
+    prepared, session = prepare(module, *inputs, plugins=plugins)
     assert prepared.subgraph_count() == 1
     facts = {
         value: _C.TensorFacts(
@@ -45,7 +53,7 @@ def export(module: nn.Module, *inputs: Tensor, dynamic: tuple[int, ...] = ()) ->
         for value, record in session.values.items()
     }
     graph = prepared.engine_graph(0, facts, "cpu", prepared.subgraph_length(0))
-    return onnx_export.export(graph, inputs, [dynamic] * len(inputs))
+    return onnx_export.export(graph, inputs, [dynamic] * len(inputs), plugins)
 
 
 def run(model: onnx.ModelProto, *inputs: Tensor) -> list[Any]:

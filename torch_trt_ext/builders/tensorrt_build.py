@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from torch_trt_ext.runtime import available_backends
+from torch_trt_ext.runtime import available_backends, load_plugins
 
 #: Shapes of an input that a profile allows: smallest, the one to tune for, largest.
 ShapeRange = tuple[Sequence[int], Sequence[int], Sequence[int]]
@@ -157,6 +157,22 @@ def _plugin_last_words(library: str | None) -> str:
         words: bytes = last_error()
         return words.decode() or _last_words()
     return _last_words()
+
+
+def register_standard_plugins() -> None:
+    """Registers TensorRT's own plugins and the package's, as the runtime does before it reads its first plan.
+
+    A library that is not there is passed over: only a network that needs it fails.
+
+    Raises:
+        RuntimeError: TensorRT's Python module is missing.
+    """
+    # TensorRT first: our plugins register themselves with the copy that is loaded.
+    trt = import_tensorrt()
+    with contextlib.suppress(RuntimeError):
+        trt.init_libnvinfer_plugins(build_logger(), "")
+    with contextlib.suppress(RuntimeError):
+        load_plugins()
 
 
 def create_plugin(name: str, fields: Sequence[PluginField], *, version: str = "1", library: str | None = None) -> Any:

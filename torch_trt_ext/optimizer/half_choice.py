@@ -15,6 +15,7 @@ from onnx import NodeProto, TensorProto, defs, numpy_helper
 
 from torch_trt_ext.optimizer.minimum_cut import FLOAT, HALF, fewest_crossings
 from torch_trt_ext.optimizer.onnx_names import names_within, subgraphs
+from torch_trt_ext.optimizer.plugin_operators import PLUGIN_DOMAIN
 
 HalfType = Literal["float16", "bfloat16"]
 
@@ -202,7 +203,16 @@ class _Unable(Exception):
     """Why a node cannot be in half."""
 
 
+def _find_plugin_slots(node: NodeProto, facts: GraphFacts) -> Slots:
+    slots = Slots(tuple(map(facts.is_float32, node.input)), tuple(map(facts.is_float32, node.output)))
+    if any(slots.outputs) and not any(slots.inputs):
+        raise _Unable("the type of its output does not follow from its inputs")
+    return slots
+
+
 def _find_slots(node: NodeProto, facts: GraphFacts, half: HalfType) -> Slots:
+    if node.domain == PLUGIN_DOMAIN:
+        return _find_plugin_slots(node, facts)
     domain = node.domain or "ai.onnx"
     try:
         schema = defs.get_schema(node.op_type, facts.opsets.get(domain, 0), "" if domain == "ai.onnx" else domain)

@@ -57,6 +57,7 @@ def to_half_precision(
     Inputs and outputs of the graph keep their types. A ``Cast`` stands where a value crosses between float32 and
     ``half``, one a value and direction. Nodes that only move values (``Reshape``, ``Concat``, ...) get the precision
     with which there are the fewest casts. A float32 value keeps its name; its 16-bit twin gets ``_<half>`` appended.
+    Plugins (nodes of ``PLUGIN_DOMAIN``) take and give ``half`` altogether; those that cannot are to be named.
 
     These stay float32: what ``keep_float32_ops`` and ``keep_float32_nodes`` say; nodes whose constants exceed the
     range of ``half`` or would all become zero; nodes with subgraphs, and everything inside; arithmetic on shapes;

@@ -9,7 +9,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -20,6 +20,7 @@ from torch_trt_ext.optimizer.messages import first_line
 from torch_trt_ext.optimizer.onnx_folding import fold_shapes
 from torch_trt_ext.optimizer.onnx_names import names_read
 from torch_trt_ext.optimizer.onnx_written_out import WRITTEN_OUT, NotWrittenOut
+from torch_trt_ext.optimizer.plugin_operators import PLUGIN_DOMAIN, NoPlugin, PluginNode, PluginOperator
 
 #: The newest operator set that torch's TorchScript exporter writes, TensorRT 10 reads and OpenVINO reads.
 OPSET = 18
@@ -30,17 +31,22 @@ OUTPUT_PREFIX = "output_"
 
 _NODE_NAME = re.compile(r"(?:^|[^\w])n(\d+)/")
 
+#: The attribute of a TorchScript node that says which of the plugin nodes it becomes.
+_PLUGIN_MARK = "torch_trt_ext_plugin"
+
 
 class ExportError(Exception):
     """A subgraph has no ONNX form.
 
     Attributes:
         operator: the operator to blame, as ``aten::frac``, if the exporter named one.
+        reasons: what is wrong with single nodes, by their number, where that is known.
     """
 
-    def __init__(self, message: str, operator: str = "") -> None:
+    def __init__(self, message: str, operator: str = "", reasons: Mapping[int, str] | None = None) -> None:
         super().__init__(message)
         self.operator = operator
+        self.reasons = dict(reasons or {})
 
 
 def has_onnx_form(kind: str) -> bool:
@@ -63,13 +69,19 @@ def node_of(name: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
-def export(graph: Any, inputs: Sequence[Tensor], dynamic_dims: Sequence[Sequence[int]]) -> onnx.ModelProto:
+def export(
+    graph: Any,
+    inputs: Sequence[Tensor],
+    dynamic_dims: Sequence[Sequence[int]],
+    plugin_operators: Mapping[str, PluginOperator] | None = None,
+) -> onnx.ModelProto:
     """Exports a graph of tensors to tensors.
 
     Args:
         graph: a ``torch.Graph`` as ``PreparedModel.engine_graph`` makes it; it is changed.
         inputs: one tensor for each of its inputs, to take shapes and types from.
         dynamic_dims: which dimensions of each input vary.
+        plugin_operators: operators that become nodes of ``PLUGIN_DOMAIN``, by name.
 
     Returns:
         The model. Inputs are called ``input_0``, ``input_1``, ... and outputs ``output_0``, ...; inputs that nothing
@@ -78,7 +90,9 @@ def export(graph: Any, inputs: Sequence[Tensor], dynamic_dims: Sequence[Sequence
     Raises:
         ExportError: the exporter cannot.
     """
-    _write_out(graph)
+    plugins = plugin_operators or {}
+    _write_out(graph, plugins)
+    plugin_nodes = _mark_plugins(graph, plugins)
     names = [f"{INPUT_PREFIX}{index}" for index in range(len(inputs))]
     result = next(iter(graph.outputs()))
     count = len(list(result.node().inputs())) if result.node().kind() == "prim::TupleConstruct" else 1
@@ -87,7 +101,7 @@ def export(graph: Any, inputs: Sequence[Tensor], dynamic_dims: Sequence[Sequence
     function = torch._C._create_function_from_graph("subgraph", graph)
     buffer = io.BytesIO()
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), torch.no_grad(), _plugins_known(plugins, plugin_nodes):
             torch.onnx.export(
                 function,
                 tuple(inputs),
@@ -118,10 +132,10 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _write_out(graph: Any) -> None:
+def _write_out(graph: Any, plugins: Mapping[str, PluginOperator]) -> None:
     """Replaces operators by simpler ones, which get their scopes, and computes what is constant then."""
     for kind, write in WRITTEN_OUT.items():
-        for node in graph.findAllNodes(kind):
+        for node in graph.findAllNodes(kind) if kind not in plugins else ():
             try:
                 with graph.insert_point_guard(node):
                     result = write(graph, node)
@@ -135,6 +149,76 @@ def _write_out(graph: Any) -> None:
             node.outputsAt(0).replaceAllUsesWith(result)
             node.destroy()
         torch._C._jit_pass_constant_propagation(graph)
+
+
+def _mark_plugins(graph: Any, plugins: Mapping[str, PluginOperator]) -> list[PluginNode]:
+    """Reads what becomes a plugin, and notes at each node which of the results is its own."""
+    found: list[PluginNode] = []
+    reasons = {}
+    for kind, operator in plugins.items():
+        for node in graph.findAllNodes(kind):
+            try:
+                plugin_node = operator.read(node)
+            except NoPlugin as error:
+                reason = f"cannot be the plugin '{operator.plugin}': {error}"
+                number = node_of(f"{node.scopeName()}/")
+                if number is None:
+                    raise ExportError(reason, kind) from error
+                reasons[number] = reason
+            else:
+                # Node attributes outlive the exporter's passes; what they were read from does not.
+                node.i_(_PLUGIN_MARK, len(found))
+                found.append(plugin_node)
+    if reasons:
+        raise ExportError("; ".join(sorted(set(reasons.values()))), reasons=reasons)
+    return found
+
+
+@contextlib.contextmanager
+def _plugins_known(plugins: Mapping[str, PluginOperator], nodes: Sequence[PluginNode]) -> Iterator[None]:
+    """The exporter writes marked nodes as plugins; afterwards it does with their operators what it did before."""
+    registry = _registry()
+
+    def function_of(kind: str) -> Any:
+        group = registry.get_function_group(kind)
+        return group and group.get(OPSET)
+
+    before = {kind: function_of(kind) for kind in plugins} if nodes else {}
+    for kind, function in before.items():
+        registry.register(kind, OPSET, functools.partial(_plugin, nodes, function), custom=True)
+    try:
+        yield
+    finally:
+        for kind, function in before.items():
+            registry.unregister(kind, OPSET)
+            # What a user registered for the same operator set was overwritten.
+            if function is not None and function_of(kind) is not function:
+                registry.register(kind, OPSET, function, custom=True)
+
+
+def _plugin(nodes: Sequence[PluginNode], otherwise: Any, context: Any, *inputs: Any, **attributes: Any) -> Any:
+    """The exporter's function of operators that become plugins; ``otherwise`` is what it had before."""
+    if _PLUGIN_MARK not in attributes:
+        # One of the exporter's passes made the node.
+        return otherwise(context, *inputs, **attributes)
+    node = nodes[attributes[_PLUGIN_MARK]]
+    tensors: list[Any] = []
+    for position in node.inputs:
+        producer = inputs[position].node()
+        tensors += producer.inputs() if producer.kind() == "prim::ListConstruct" else [inputs[position]]
+    count = len(node.output_types)
+    made = context.op(f"{PLUGIN_DOMAIN}::{node.plugin}", *tensors, outputs=count, **node.attributes)
+    results = []
+    for value, known in zip([made] if count == 1 else made, node.output_types, strict=True):
+        # Sizes that were seen may depend on the data, of which nobody but the plugin knows.
+        open_type = known if known.dim() is None else known.with_sizes([None] * known.dim())
+        if known.dtype() == torch.int64:
+            # Most plugins have int32 where torch has int64. TensorRT takes the cast from either.
+            value.setType(open_type.with_dtype(torch.int32))
+            value = context.op("Cast", value, to_i=onnx.TensorProto.INT64)
+        value.setType(open_type)
+        results.append(value)
+    return results[0] if count == 1 else tuple(results)
 
 
 def _operator_in(message: str) -> str:

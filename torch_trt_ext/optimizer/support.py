@@ -10,6 +10,7 @@ import torch
 from torch_trt_ext._C import NodeInfo, Session, ValueRecord
 from torch_trt_ext.config import PartitionConfig
 from torch_trt_ext.optimizer.onnx_export import has_onnx_form
+from torch_trt_ext.optimizer.plugin_operators import PluginOperator, registered_plugin_operators
 from torch_trt_ext.optimizer.report import DeviceType
 from torch_trt_ext.optimizer.structures import dtype_name
 
@@ -95,7 +96,11 @@ def find_taken_branches(nodes: Sequence[NodeInfo], session: Session, *, shapes_v
 
 
 def find_unsupported(
-    nodes: Sequence[NodeInfo], session: Session, partition: PartitionConfig, device_type: DeviceType
+    nodes: Sequence[NodeInfo],
+    session: Session,
+    partition: PartitionConfig,
+    device_type: DeviceType,
+    plugin_operators: Mapping[str, PluginOperator] | None = None,
 ) -> dict[int, str]:
     """Why a node must stay in PyTorch, by node number, for those that must.
 
@@ -104,13 +109,18 @@ def find_unsupported(
         session: what the runs on the test data showed.
         partition: the user's allow and deny lists.
         device_type: what the engine is for.
+        plugin_operators: operators that engines have plugins for, by name.
     """
     names = occurrences(nodes)
     unsupported = {}
     for node in nodes:
         if node.kind.startswith("prim::") and node.kind not in _STRUCTURE:
             continue
-        reason = _denied(node, names[node.id], partition) or _unsupported(node, session.values, device_type)
+        reason = (
+            _denied(node, names[node.id], partition)
+            or _without_form(node.kind, plugin_operators or {})
+            or _unsupported(node, session.values, device_type)
+        )
         if reason:
             unsupported[node.id] = reason
     return unsupported
@@ -129,11 +139,17 @@ def _denied(node: NodeInfo, name: str, partition: PartitionConfig) -> str:
     return ""
 
 
-def _unsupported(node: NodeInfo, values: Mapping[int, ValueRecord], device_type: DeviceType) -> str:
-    if node.kind in _UNINITIALIZED:
+def _without_form(kind: str, plugin_operators: Mapping[str, PluginOperator]) -> str:
+    if kind in _UNINITIALIZED:
         return "gives uninitialized memory"
-    if node.kind not in _STRUCTURE and not has_onnx_form(node.kind):
-        return f"has no ONNX form ({node.kind})"
+    if kind in _STRUCTURE or kind in plugin_operators or has_onnx_form(kind):
+        return ""
+    reason = f"has no ONNX form ({kind})"
+    plugin = registered_plugin_operators().get(kind)
+    return f"{reason}, and CPU engines no TensorRT plugins such as '{plugin.plugin}'" if plugin else reason
+
+
+def _unsupported(node: NodeInfo, values: Mapping[int, ValueRecord], device_type: DeviceType) -> str:
     target = "cuda" if device_type == "gpu" else "cpu"
     # Undefined tensors, which operators may give for outputs that nobody asked for, leave no record.
     records = [values[value] for value in node.outputs if value in values]
