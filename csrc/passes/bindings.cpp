@@ -60,6 +60,9 @@ PYBIND11_MODULE(_C, module) {
   module.def("open_session", &torch_trt_ext::passes::open_session);
   module.def("read_session", &torch_trt_ext::passes::read_session);
   module.def("close_session", &torch_trt_ext::passes::close_session);
+  module.def("set_rounding", [](int64_t session, const std::string& dtype, std::unordered_set<int64_t> nodes) {
+    torch_trt_ext::passes::set_rounding(session, dtype_from_name(dtype), std::move(nodes));
+  });
 
   py::class_<PreparedModel>(module, "PreparedModel")
       .def(py::init<const torch::jit::Module&>())
@@ -76,6 +79,7 @@ PYBIND11_MODULE(_C, module) {
       .def("subgraph_operators", &PreparedModel::subgraph_operators)
       .def("left", &PreparedModel::left)
       .def("fallback", &PreparedModel::fallback)
+      .def("rounding", &PreparedModel::rounding)
       .def("engine_graph",
            [](const PreparedModel& model, size_t subgraph, const std::unordered_map<size_t, TensorFacts>& facts,
               const std::string& device,

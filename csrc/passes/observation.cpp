@@ -112,13 +112,31 @@ void record(const c10::List<at::Tensor>& tensors, int64_t session, int64_t id) {
   }
 }
 
+/// The tensor as a node that computes in 16 bits would see it; itself for other nodes, types and sessions.
+at::Tensor round_if_asked(const at::Tensor& tensor, int64_t session, int64_t id) {
+  if (!tensor.defined() || tensor.scalar_type() != at::kFloat) {
+    return tensor;
+  }
+  at::ScalarType to = at::kFloat;
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    const auto found = sessions().find(session);
+    if (found == sessions().end() || found->second.rounded_nodes.count(id) == 0) {
+      return tensor;
+    }
+    to = found->second.rounded_to;
+  }
+  return tensor.to(to).to(at::kFloat);
+}
+
 TORCH_LIBRARY(torch_trt_ext_passes, library) {
-  // Conservative, so that no pass moves or drops them.
+  // Conservative, so that no pass moves or drops them, nor computes once what they give for a constant.
   const auto schema = [](const char* text) { return torch::schema(text, c10::AliasAnalysisKind::CONSERVATIVE); };
   library.def(schema("observe(Tensor value, int session, int id) -> ()"),
               torch::CppFunction::makeFromBoxedFunction<&observe>());
   library.def(schema("reach(int session, int branch) -> ()"), &reach);
   library.def(schema("record(Tensor[] values, int session, int id) -> ()"), &record);
+  library.def(schema("round(Tensor value, int session, int id) -> Tensor"), &round_if_asked);
 }
 
 }  // namespace
@@ -137,6 +155,13 @@ Session read_session(int64_t session) {
 void close_session(int64_t session) {
   const std::lock_guard<std::mutex> lock(mutex);
   sessions().erase(session);
+}
+
+void set_rounding(int64_t session, at::ScalarType to, std::unordered_set<int64_t> nodes) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  Session& found = sessions().at(session);
+  found.rounded_to = to;
+  found.rounded_nodes = std::move(nodes);
 }
 
 void instrument(const std::shared_ptr<torch::jit::Graph>& graph, int64_t session) {

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 namespace torch_trt_ext::passes {
@@ -35,12 +36,17 @@ struct Session {
   std::unordered_map<int64_t, std::vector<std::vector<at::Tensor>>> calls;
   /// How many calls of a subgraph keep their tensors; of the others none.
   size_t max_calls = 8;
+  /// The nodes whose float32 inputs and outputs round_if_asked() rounds, and to which type.
+  std::unordered_set<int64_t> rounded_nodes;
+  at::ScalarType rounded_to = at::kHalf;
 };
 
 int64_t open_session(size_t max_calls);
 /// The session as it is now; it goes on.
 Session read_session(int64_t session);
 void close_session(int64_t session);
+/// Has graphs with rounding operators (see extract_rounding) round these nodes from now on, and no others.
+void set_rounding(int64_t session, at::ScalarType to, std::unordered_set<int64_t> nodes);
 
 /// Adds to a graph operators that record every tensor and every branch, by the numbers that GraphIndex gives before.
 void instrument(const std::shared_ptr<torch::jit::Graph>& graph, int64_t session);

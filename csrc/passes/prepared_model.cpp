@@ -328,6 +328,12 @@ Module PreparedModel::fallback(size_t subgraph) const {
   return as_list_module(extract(part, partitioner_->roles()), "Subgraph" + std::to_string(subgraph));
 }
 
+Module PreparedModel::rounding(size_t subgraph, int64_t session) const {
+  const Subgraph& part = partition_.subgraphs.at(subgraph);
+  return as_list_module(extract_rounding(part, partitioner_->roles(), *index_, session),
+                        "Rounding" + std::to_string(subgraph));
+}
+
 std::shared_ptr<Graph> PreparedModel::engine_graph(size_t subgraph,
                                                    const std::unordered_map<size_t, TensorFacts>& facts,
                                                    at::Device device, size_t node_count) const {

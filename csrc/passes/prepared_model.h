@@ -69,6 +69,9 @@ class PreparedModel {
   /// The subgraph as a module on lists of tensors.
   torch::jit::Module fallback(size_t subgraph) const;
 
+  /// The same, rounding what set_rounding() of the session says.
+  torch::jit::Module rounding(size_t subgraph, int64_t session) const;
+
   /// How many nodes the subgraph has, branches counted as one.
   size_t subgraph_length(size_t subgraph) const { return partition_.subgraphs.at(subgraph).nodes.size(); }
   /// The subgraph, or its first nodes, for a converter.

@@ -1,7 +1,9 @@
 #include "passes/subgraph.h"
 
+#include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
+#include <optional>
 #include <unordered_set>
 
 namespace torch_trt_ext::passes {
@@ -17,8 +19,10 @@ namespace prim = c10::prim;
 /// Copies nodes of one graph into another, with all that they need.
 class Copier {
  public:
-  /// With `index`, branches are resolved and copies carry their origin.
-  Copier(const NodeRoles& roles, const GraphIndex* index) : roles_(roles), index_(index) {}
+  /// With `index`, branches are resolved and copies carry their origin. With `session` as well, what nodes take and
+  /// give goes through rounding operators.
+  Copier(const NodeRoles& roles, const GraphIndex* index, std::optional<int64_t> session = std::nullopt)
+      : roles_(roles), index_(index), session_(session) {}
 
   std::shared_ptr<Graph> copy(const Subgraph& subgraph) {
     for (Value* const input : subgraph.inputs) {
@@ -69,10 +73,16 @@ class Copier {
     for (Value* const needed : needed_values(node)) {
       copy_of(needed);
     }
-    Node* const copy = graph_->insertNode(graph_->createClone(node, [this](Value* value) { return copy_of(value); }));
+    const bool rounds = session_.has_value() && node->kind() != prim::Constant;
+    const auto input_of = [this, node, rounds](Value* value) {
+      return rounds && is_tensor(value) ? rounded(copy_of(value), node) : copy_of(value);
+    };
+    Node* const created = graph_->createClone(node, input_of);
+    Node* const copy = graph_->insertNode(created);
     for (size_t index = 0; index < node->outputs().size(); ++index) {
-      copies_[node->output(index)] = copy->output(index);
-      copy->output(index)->setType(node->output(index)->type());
+      Value* const output = copy->output(index);
+      output->setType(node->output(index)->type());
+      copies_[node->output(index)] = rounds && is_tensor(output) ? rounded(output, node) : output;
     }
     if (index_ != nullptr) {
       const auto scope = c10::make_intrusive<torch::jit::Scope>();
@@ -80,8 +90,18 @@ class Copier {
     }
   }
 
+  Value* rounded(Value* value, const Node* node) {
+    static const auto symbol = c10::Symbol::fromQualString("torch_trt_ext_passes::round");
+    const std::vector<Value*> inputs = {value, graph_->insertConstant(*session_),
+                                        graph_->insertConstant(static_cast<int64_t>(index_->id_of(node)))};
+    Node* const round = graph_->insertNode(graph_->create(symbol, inputs, 1));
+    round->output()->setType(c10::TensorType::get());
+    return round->output();
+  }
+
   const NodeRoles& roles_;
   const GraphIndex* index_;
+  std::optional<int64_t> session_;
   std::shared_ptr<Graph> graph_ = std::make_shared<Graph>();
   std::unordered_map<Value*, Value*> copies_;
 };
@@ -141,6 +161,11 @@ std::shared_ptr<Graph> extract_for_engine(const Subgraph& subgraph, const NodeRo
   }
   torch::jit::EliminateDeadCode(graph);
   return graph;
+}
+
+std::shared_ptr<Graph> extract_rounding(const Subgraph& subgraph, const NodeRoles& roles, const GraphIndex& index,
+                                        int64_t session) {
+  return Copier(roles, &index, session).copy(subgraph);
 }
 
 torch::jit::Module as_list_module(const std::shared_ptr<Graph>& graph, const std::string& name) {

@@ -33,6 +33,11 @@ std::shared_ptr<torch::jit::Graph> extract_for_engine(const Subgraph& subgraph, 
                                                       const std::unordered_map<size_t, TensorFacts>& facts,
                                                       at::Device device, size_t node_count);
 
+/// Like extract(), with the side taken of each branch, and every tensor that goes into a node or comes out of one
+/// passed through an operator that rounds it where set_rounding() of the session says so, by the node's number.
+std::shared_ptr<torch::jit::Graph> extract_rounding(const Subgraph& subgraph, const NodeRoles& roles,
+                                                    const GraphIndex& index, int64_t session);
+
 /// A module whose `forward(List[Tensor]) -> List[Tensor]` runs a graph that extract() made.
 torch::jit::Module as_list_module(const std::shared_ptr<torch::jit::Graph>& graph, const std::string& name);
 

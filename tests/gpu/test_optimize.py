@@ -223,6 +223,41 @@ def test_engine_precision(wanted: str, limit: float, given: str, tmp_path: Path)
         check(plain_answers(case, *case.arguments), optimized(*case.arguments), limit)
 
 
+class Offset(torch.nn.Module):
+    """Pooling between a large offset and its end, so that 16 bits leave nothing of the signal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = torch.nn.Sequential(*(torch.nn.Conv2d(8, 8, 3, padding=1) for _ in range(3)))
+        self.shifted = torch.nn.Conv2d(8, 8, 3, padding=1)
+        torch.nn.init.constant_(self.shifted.bias, 4096.0)
+        self.after = torch.nn.Sequential(*(torch.nn.Conv2d(8, 8, 3, padding=1) for _ in range(3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = torch.nn.functional.max_pool2d(self.shifted(self.before(x)), 2)
+        result: Tensor = self.after(pooled - 4096.0)
+        return result
+
+
+@pytest.mark.parametrize("whole_model", [False, True])
+def test_sensitive_nodes_go_back_to_float32(whole_model: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Offset().eval().cuda(), torch.rand(2, 8, 32, 32, device="cuda")
+    config = make_config(tmp_path)
+    config.accuracy.max_relative_error, config.accuracy.max_model_relative_error = (
+        (1e6, 0.02) if whole_model else (0.02, 0.05)
+    )
+    optimized, _, report = torch_trt_ext.optimize(model, "o1", device_type="gpu", config=config, test_data=[(x,)])
+    (engine,) = report["engines"]
+    assert engine["precision"] == "float16"
+    back = [name for name, reason in engine["kept_float32"].items() if reason.startswith("rounding it alone changes")]
+    # The convolution, the pooling and the subtraction; not the six other convolutions.
+    assert 3 <= len(back) <= 6
+    assert ("went back to float32" in report["diagnosis"]["message"]) == whole_model
+    with torch.no_grad():
+        check(without_tf32(model, x), optimized(x), 0.02)
+
+
 @pytest.mark.parametrize("choice", ["on", "off"])
 def test_cuda_graphs_are_used_as_the_config_says(choice: str, tmp_path: Path) -> None:
     case = build_case("resnet18", "cuda", size=(64, 64))

@@ -350,7 +350,7 @@ def test_min_speedup_sends_back_what_is_slower() -> None:
 
 def test_min_speedup_holds_for_the_whole_model(monkeypatch: pytest.MonkeyPatch) -> None:
     # Each engine is fast enough; together they are not.
-    monkeypatch.setattr("torch_trt_ext.optimizer.optimize.time_against_torch", lambda *_: None)
+    monkeypatch.setattr("torch_trt_ext.optimizer.trials.time_against_torch", lambda *_: None)
     config = quick_config()
     config.timing.compare = True
     config.timing.min_speedup = 1000.0

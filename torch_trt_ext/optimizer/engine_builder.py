@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import onnx
@@ -19,7 +22,9 @@ from torch_trt_ext.engine import OpenVINOEngineExtension, TRTEngineExtension
 from torch_trt_ext.engine_plan import EnginePlan
 from torch_trt_ext.optimizer.engine_cache import EngineCache, TimingCache, model_bytes_for_key
 from torch_trt_ext.optimizer.half_precision import to_half_precision
+from torch_trt_ext.optimizer.plugin_operators import PluginOperator, operators_of, registered_plugin_operators
 from torch_trt_ext.optimizer.report import DeviceType, software_versions
+from torch_trt_ext.runtime import library_path
 
 #: What an engine computes in. "tf32" is float32 whose products round their factors to the 10 bits of mantissa that
 #: float16 has, as PyTorch's convolutions do on GPUs unless they are told not to.
@@ -64,11 +69,15 @@ class EngineBuilder(abc.ABC):
     device_type: DeviceType
     #: Whether several engines may be built at once.
     parallel: bool
+    #: Whether single nodes of a 16-bit engine can stay in float32.
+    mixes_precisions: bool
 
     def __init__(self, config: Config) -> None:
         self.config = config
         cache = config.cache
         self.cache = EngineCache(cache.resolved_folder(), cache.max_bytes) if cache.enabled else None
+        #: Operators that its engines have plugins for, by name.
+        self.plugin_operators: Mapping[str, PluginOperator] = {}
 
     def at_work(self) -> contextlib.AbstractContextManager[None]:
         """Around all that is asked of the builder for one model; keeps what would be made again and again."""
@@ -109,7 +118,7 @@ class EngineBuilder(abc.ABC):
         prepared, kept = self._prepare(model, precision, sensitive)
         if self.cache is not None:
             facts = [f"{name}={version}" for name, version in sorted(software_versions(self.device_type).items())]
-            facts += [self._hardware(), precision, repr(_plain(ranges)), *self._settings()]
+            facts += [self._hardware(), precision, repr(_plain(ranges)), *self._settings(), *self._libraries(model)]
             key = self.cache.key(model_bytes_for_key(prepared), *facts)
             plan = self.cache.get(key)
             if plan is not None:
@@ -133,6 +142,18 @@ class EngineBuilder(abc.ABC):
     @abc.abstractmethod
     def _settings(self) -> list[str]: ...
 
+    def _libraries(self, model: onnx.ModelProto) -> list[str]:
+        """What the plugins of a model come from."""
+        operators = self.plugin_operators.values()
+        used = [known for node in model.graph.node for known in operators_of(node, operators)]
+        paths = sorted({Path(known.library or library_path("plugins")) for known in used})
+        return [f"{path.name}={_content(path, path.stat().st_mtime_ns)}" for path in paths if path.exists()]
+
+
+@functools.lru_cache
+def _content(path: Path, modified_ns: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
 
 def _plain(ranges: ShapeRanges) -> list[dict[str, list[list[int]]]]:
     return [{name: [list(shape) for shape in shapes] for name, shapes in sorted(part.items())} for part in ranges]
@@ -143,6 +164,11 @@ class TensorRTBuilder(EngineBuilder):
 
     device_type: DeviceType = "gpu"
     parallel = False
+    mixes_precisions = True
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.plugin_operators = registered_plugin_operators()
 
     def at_work(self) -> contextlib.AbstractContextManager[None]:
         """Keeps TensorRT's builder objects."""
@@ -208,6 +234,7 @@ class OpenVINOBuilder(EngineBuilder):
 
     device_type: DeviceType = "cpu"
     parallel = True
+    mixes_precisions = False
 
     #: OpenVINO's words for what an engine computes in.
     _WORDS: Mapping[Precision, Literal["f32", "f16", "bf16"]] = {

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,21 +14,13 @@ from tqdm import tqdm
 from torch_trt_ext import _C
 from torch_trt_ext.config import Config
 from torch_trt_ext.optimizer import observation, support
-from torch_trt_ext.optimizer.candidates import (
-    Candidate,
-    build,
-    choose_cuda_graphs,
-    make_replacement,
-    time_against_torch,
-    verify,
-)
-from torch_trt_ext.optimizer.engine_builder import EngineBuilder, Precision, make_builder
-from torch_trt_ext.optimizer.messages import first_line
+from torch_trt_ext.optimizer.engine_builder import EngineBuilder, make_builder
 from torch_trt_ext.optimizer.model_input import ModelInput, argument_names, freeze, read_model
 from torch_trt_ext.optimizer.opt_spec import OptSpec
+from torch_trt_ext.optimizer.plugin_operators import operators_of
 from torch_trt_ext.optimizer.report import DeviceType, Report
 from torch_trt_ext.optimizer.samples import Samples, make_samples
-from torch_trt_ext.optimizer.script_module import wrap
+from torch_trt_ext.optimizer.script_module import modules_with_engine
 from torch_trt_ext.optimizer.subgraphs import (
     Subgraph,
     SubgraphFactory,
@@ -40,6 +30,7 @@ from torch_trt_ext.optimizer.subgraphs import (
     time_prepared,
 )
 from torch_trt_ext.optimizer.summary import Outcome, summarize, why_no_engine
+from torch_trt_ext.optimizer.trials import Attempt, Trials, may_mix
 from torch_trt_ext.optimizer.whole_model import WholeModel
 
 #: Loops are written out as long as the program stays below this many nodes.
@@ -47,9 +38,6 @@ _MAX_NODES = 20_000
 
 #: Rounds of taking nodes out of subgraphs that could not be converted, before what is left of these stays in PyTorch.
 _MAX_ROUNDS = 32
-
-#: Part of the type names of modules that optimize() put into a model.
-_OWN_MODULES = "torch_trt_ext.optimizer.engine_module."
 
 
 def optimize(
@@ -119,19 +107,6 @@ def optimize(
         return job.run(source, samples, remarks)
 
 
-@dataclass
-class _Attempt:
-    """The model with the engines of one round of building."""
-
-    prepared: _C.PreparedModel
-    replacements: dict[int, tuple[str, Any]]
-    accepted: list[Candidate]
-
-    def module(self) -> torch.jit.ScriptModule:
-        """The model in its initial state; engines are shared by all that come from here."""
-        return wrap(self.prepared.assembled(self.replacements))
-
-
 class _Job:
     def __init__(self, config: Config, device_type: DeviceType, verbose: bool) -> None:
         self.config = config
@@ -150,7 +125,7 @@ class _Job:
         outcome = Outcome(source=source, samples=samples, config=self.config, builder=self.builder)
         outcome.remarks += [*remarks, *source.remarks]
         best = None
-        if _holds_engines_of_ours(source.script):
+        if modules_with_engine(source.script):
             outcome.remarks.append("the model is optimized already and was left as it is")
         else:
             best = self._optimize(source, samples, outcome)
@@ -159,6 +134,7 @@ class _Job:
             self.config,
             self.device_type,
             plugin_libraries=sorted({name for found in outcome.accepted for name in found.engine.plugin_libraries()}),
+            plugin_paths=sorted({path for found in outcome.accepted for path in self._plugin_paths(found.subgraph)}),
         )
         return best.module() if best else source.script, spec, summarize(outcome)
 
@@ -187,7 +163,7 @@ class _Job:
         source = read_model(model, self.device, None, self.config.prefer)
         return source, sample(argument_names(source.script))
 
-    def _optimize(self, source: ModelInput, samples: Samples, outcome: Outcome) -> _Attempt | None:
+    def _optimize(self, source: ModelInput, samples: Samples, outcome: Outcome) -> Attempt | None:
         """Divides, builds, verifies and times; None when the model is better left as it is."""
         whole = WholeModel(outcome, self.device)
         prepared, session = self._prepare(source.script, samples)
@@ -201,18 +177,19 @@ class _Job:
         shapes_vary = samples.shape_variation == "dynamic"
         subgraphs = self._divide(prepared, factory, used, outcome, shapes_vary=shapes_vary)
         self.say(f"{len(subgraphs)} subgraph{'s' * (len(subgraphs) != 1)} to build")
+        trials = Trials(factory, outcome, self.device, self.say, show_progress=not self._no_progress())
         problem = ""
         for precision in self.builder.precisions():
             if problem:
                 outcome.remarks.append(f"so {precision} was tried")
             outcome.precision = precision
-            outcome.candidates = self._build_and_verify(factory, subgraphs, precision, outcome)
-            accepted = [candidate for candidate in outcome.candidates if not candidate.rejected]
-            if not accepted:
+            attempt = trials.run(subgraphs, precision)
+            if not attempt.accepted:
                 outcome.remarks.append(why_no_engine(outcome))
                 break
-            attempt = self._assemble(prepared, accepted)
             problem = whole.why_inaccurate(attempt.module)
+            if problem and may_mix(self.builder, precision):
+                attempt, problem = trials.mend_model(attempt, problem, whole)
             if not problem:
                 problem = whole.why_slow(attempt.module, used[0])
                 if not problem:
@@ -223,7 +200,7 @@ class _Job:
         whole.time_original(used[0])
         return None
 
-    def _take_back(self, attempt: _Attempt, problem: str, outcome: Outcome) -> None:
+    def _take_back(self, attempt: Attempt, problem: str, outcome: Outcome) -> None:
         self.say(problem)
         outcome.remarks.append(problem)
         for candidate in attempt.accepted:
@@ -254,7 +231,9 @@ class _Job:
         config, nodes, session = self.config, outcome.nodes, outcome.session
         assert session is not None
         taken = support.find_taken_branches(nodes, session, shapes_vary=shapes_vary)
-        excluded = support.find_unsupported(nodes, session, config.partition, self.device_type)
+        plugins = self.builder.plugin_operators
+        excluded = support.find_unsupported(nodes, session, config.partition, self.device_type, plugins)
+        excluded |= self._open_plugins([node for node in nodes if node.id not in excluded])
         found_kinds: set[str] = set()
         whole_ms = time_prepared(prepared, items[0], self.device) if config.timing.compare else None
         for turn in range(_MAX_ROUNDS + 1):
@@ -297,6 +276,24 @@ class _Job:
         self._leave_the_rest(prepared, indices, outcome)
         return converted
 
+    def _open_plugins(self, nodes: Sequence[_C.NodeInfo]) -> dict[int, str]:
+        """Opens the libraries of plugins that nodes become; why not, by node number, for those whose did not open."""
+        plugins = self.builder.plugin_operators
+        failures = {}
+        for kind in {node.kind for node in nodes} & plugins.keys():
+            problem = plugins[kind].open_library()
+            if problem:
+                reason = f"cannot be the plugin '{plugins[kind].plugin}': {problem}"
+                failures.update({node.id: reason for node in nodes if node.kind == kind})
+        return failures
+
+    def _plugin_paths(self, subgraph: Subgraph) -> list[str]:
+        """Where the plugin libraries of a subgraph's engine are on this machine."""
+        assert subgraph.model is not None
+        operators = self.builder.plugin_operators.values()
+        used = [known for node in subgraph.model.graph.node for known in operators_of(node, operators)]
+        return [known.library for known in used if known.library is not None]
+
     def _leave_the_rest(self, prepared: _C.PreparedModel, taken: Sequence[int], outcome: Outcome) -> None:
         limit = self.config.partition.max_subgraphs
         for index in range(prepared.subgraph_count()):
@@ -313,72 +310,6 @@ class _Job:
         at_optimal = samples.within(profile, exactly_optimal=True)
         return observation.observe(prepared, samples.within(profile)), observation.observe(prepared, at_optimal[:1])
 
-    def _build_and_verify(
-        self, factory: SubgraphFactory, subgraphs: Sequence[Subgraph], precision: Precision, outcome: Outcome
-    ) -> list[Candidate]:
-        candidates = []
-        precisions = self.builder.precisions()
-        bar = tqdm(total=len(subgraphs), desc="building engines", disable=self._no_progress(), leave=False)
-        with bar:
-            for subgraph, candidate in self._build(factory, subgraphs, precision, outcome, bar.update):
-                self._judge(candidate)
-                for wider in precisions[precisions.index(precision) + 1 :]:
-                    if not candidate.inaccurate:
-                        break
-                    reason = candidate.rejected
-                    try:
-                        candidate = build(factory, subgraph, wider)
-                    except (RuntimeError, ValueError) as error:
-                        candidate.rejected = f"{reason}; in {wider} it cannot be built: {first_line(error)}"
-                    else:
-                        self._judge(candidate)
-                        if candidate.rejected:
-                            candidate.rejected = f"{reason}; in {wider} {candidate.rejected}"
-                self.say(f"{subgraph.name}: {candidate.rejected or 'accepted'}")
-                candidates.append(candidate)
-                if candidate.rejected:
-                    reason = f"is in {subgraph.name}, which was not kept: {candidate.rejected}"
-                    outcome.leave(subgraph.nodes, dict.fromkeys(subgraph.nodes, reason))
-        return candidates
-
-    def _judge(self, candidate: Candidate) -> None:
-        try:
-            verify(candidate, self.config)
-            if not candidate.rejected:
-                choose_cuda_graphs(candidate, self.config, self.device)
-                time_against_torch(candidate, self.config, self.device)
-        except RuntimeError as error:
-            candidate.rejected = f"its engine failed: {first_line(error)}"
-
-    def _build(
-        self,
-        factory: SubgraphFactory,
-        subgraphs: Sequence[Subgraph],
-        precision: Precision,
-        outcome: Outcome,
-        advance: Callable[[], object],
-    ) -> list[tuple[Subgraph, Candidate]]:
-        """Builds all, several at once where the library can, before any is timed."""
-        workers = self.config.build_threads or os.cpu_count() or 1
-        built = []
-        with concurrent.futures.ThreadPoolExecutor(workers if self.builder.parallel else 1) as pool:
-            jobs = [(subgraph, pool.submit(build, factory, subgraph, precision)) for subgraph in subgraphs]
-            for subgraph, job in jobs:
-                try:
-                    built.append((subgraph, job.result()))
-                except (RuntimeError, ValueError) as error:
-                    reason = f"is in a subgraph whose engine cannot be built: {first_line(error)}"
-                    outcome.leave(subgraph.nodes, dict.fromkeys(subgraph.nodes, reason))
-                advance()
-        return built
-
-    def _assemble(self, prepared: _C.PreparedModel, accepted: list[Candidate]) -> _Attempt:
-        replacements = {}
-        for candidate in accepted:
-            module: Any = make_replacement(candidate, keep_fallback=self.config.keep_fallback)
-            replacements[candidate.subgraph.index] = (candidate.subgraph.name, module._c)
-        return _Attempt(prepared, replacements, accepted)
-
     def _no_progress(self) -> bool:
         return not (self.config.progress and sys.stderr.isatty())
 
@@ -388,8 +319,3 @@ def _keeps_dtype(node: _C.NodeInfo, session: _C.Session) -> bool:
     records = [session.values.get(value) for value in node.inputs]
     known = [record for record in records if record is not None]
     return bool(known) and all(record.consistent and record.dtype == known[0].dtype for record in known)
-
-
-def _holds_engines_of_ours(script: torch.jit.ScriptModule) -> bool:
-    modules: list[Any] = list(script.modules())
-    return any(_OWN_MODULES in str(module._c._type().qualified_name()) for module in modules)

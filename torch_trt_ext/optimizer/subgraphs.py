@@ -15,6 +15,7 @@ from torch_trt_ext.builders.onnx_inputs import ShapeRanges
 from torch_trt_ext.optimizer import engine_module, observation, onnx_export, support
 from torch_trt_ext.optimizer.engine_builder import EngineBuilder, Precision
 from torch_trt_ext.optimizer.latency import measure
+from torch_trt_ext.optimizer.plugin_operators import operators_of
 from torch_trt_ext.optimizer.script_module import wrap
 
 #: Share of the model's time below which a subgraph gets no engine.
@@ -97,13 +98,15 @@ class SubgraphFactory:
         builder: EngineBuilder,
         device: torch.device,
     ) -> None:
-        self._prepared = prepared
+        self.prepared = prepared
         self._nodes = nodes
         self._session = session
         self._profiles = profile_sessions
         self.builder = builder
         self._device = device
         self._values = session.values
+        #: Nodes that 16 bits turned out not to suffice for, with the reason.
+        self.keep_float32: dict[int, str] = {}
         #: Models of the subgraphs of the last division, most of which the next one has again.
         self._models: dict[_SubgraphKey, onnx.ModelProto] = {}
         self._facts = {
@@ -120,7 +123,7 @@ class SubgraphFactory:
 
     def take(self, index: int, *, keep_fallback: bool) -> Subgraph:
         """The subgraph of this number."""
-        prepared = self._prepared
+        prepared = self.prepared
         outputs = prepared.subgraph_outputs(index)
         inputs = prepared.subgraph_inputs(index)
         with_data = prepared.subgraph_outputs_with_data(index)
@@ -166,8 +169,10 @@ class SubgraphFactory:
 
     def _convert(self, subgraph: Subgraph) -> onnx.ModelProto:
         try:
-            model = self._export(subgraph, self._prepared.subgraph_length(subgraph.index))
+            model = self._export(subgraph, self.prepared.subgraph_length(subgraph.index))
         except onnx_export.ExportError as error:
+            if error.reasons:
+                raise Unconvertible(error.reasons) from error
             blamed = self._blame(subgraph, error)
             alone = all(not self._nodes[number].kind.startswith("prim::") for number in blamed)
             raise Unconvertible(blamed, is_operators_fault=alone) from error
@@ -178,12 +183,13 @@ class SubgraphFactory:
         return model
 
     def _export(self, subgraph: Subgraph, node_count: int) -> onnx.ModelProto:
-        graph = self._prepared.engine_graph(subgraph.index, self._facts, self._device.type, node_count)
+        graph = self.prepared.engine_graph(subgraph.index, self._facts, self._device.type, node_count)
         examples = []
         for value in subgraph.inputs:
             record = self._values[value]
             examples.append(torch.zeros(record.max_shape, dtype=support.DTYPES[record.dtype], device=self._device))
-        return onnx_export.export(graph, examples, [self._dynamic_dims(value) for value in subgraph.inputs])
+        dynamic_dims = [self._dynamic_dims(value) for value in subgraph.inputs]
+        return onnx_export.export(graph, examples, dynamic_dims, self.builder.plugin_operators)
 
     def _blame(self, subgraph: Subgraph, error: onnx_export.ExportError) -> dict[int, str]:
         reason = f"has no ONNX form: {error}"
@@ -192,7 +198,7 @@ class SubgraphFactory:
             if named:
                 return dict.fromkeys(named, reason)
         # The first node without which the export succeeds.
-        works, fails = 0, self._prepared.subgraph_length(subgraph.index)
+        works, fails = 0, self.prepared.subgraph_length(subgraph.index)
         while fails - works > 1:
             middle = (works + fails) // 2
             try:
@@ -200,7 +206,7 @@ class SubgraphFactory:
                 works = middle
             except onnx_export.ExportError as partial:
                 fails, reason = middle, f"has no ONNX form: {partial}"
-        return {self._prepared.subgraph_node(subgraph.index, fails - 1): reason}
+        return {self.prepared.subgraph_node(subgraph.index, fails - 1): reason}
 
     def _blame_refused(self, subgraph: Subgraph, model: onnx.ModelProto, refusals: Sequence[Any]) -> dict[int, str]:
         reasons = {}
@@ -242,11 +248,15 @@ class SubgraphFactory:
         """Names of the ONNX nodes that do not fit the precision, with the reason."""
         assert subgraph.model is not None
         numbers = support.find_sensitive(self._nodes, set(subgraph.nodes), self._values, _LARGEST[precision])
+        numbers = self.keep_float32 | numbers
         reasons = {}
         for node in subgraph.model.graph.node:
             number = onnx_export.node_of(node.name)
             if number in numbers:
                 reasons[node.name] = numbers[number]
+            for plugin in operators_of(node, self.builder.plugin_operators.values()):
+                if not (plugin.half and precision == "float16"):
+                    reasons[node.name] = f"is the plugin '{plugin.plugin}', not registered as taking {precision}"
         return reasons
 
 

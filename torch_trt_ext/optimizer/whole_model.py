@@ -65,6 +65,10 @@ class WholeModel:
             return ""
         return problem
 
+    def error_of(self, model: observation.ModelMaker) -> float:
+        """The relative error of a model's answers to the samples."""
+        return self._compare(model).relative
+
     def why_slow(self, optimized: observation.ModelMaker, item: tuple[Any, ...]) -> str:
         """Why the model with engines is not fast enough; empty if it may be kept, also where it cannot be timed."""
         outcome, timing = self._outcome, self._outcome.config.timing

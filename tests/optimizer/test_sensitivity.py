@@ -1,0 +1,207 @@
+"""Which nodes go back to float32: ranked by what their rounding does, and as few as suffice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torch_trt_ext import _C
+from torch_trt_ext.config import KEEP_FLOAT32, Config
+from torch_trt_ext.optimizer import observation, sensitivity
+from torch_trt_ext.optimizer.accuracy import compare
+from torch_trt_ext.optimizer.engine_builder import BuiltEngine, OpenVINOBuilder, Precision, make_builder
+from torch_trt_ext.optimizer.half_precision import to_half_precision
+from torch_trt_ext.optimizer.model_input import freeze
+from torch_trt_ext.optimizer.optimize import optimize
+from torch_trt_ext.optimizer.script_module import wrap
+from torch_trt_ext.optimizer.sensitivity import Rounding
+from torch_trt_ext.optimizer.subgraphs import SubgraphFactory, record_calls
+
+pytest.importorskip("openvino")
+
+
+class Cancelling(nn.Module):
+    """What is added is lost in 16 bits, unless both the sum and the difference are in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = (nn.Linear(16, 16) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # float16 has a step of 4 from 4096 on.
+        return self.last(self.second((self.first(x).relu() + 4096.0) - 4096.0).sigmoid())
+
+
+class Overflowing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.abs() * 1e6).sqrt() * 1e-3 + x
+
+
+def make_candidate(model: nn.Module, x: Tensor) -> tuple[_C.PreparedModel, Any]:
+    """A prepared model that is one subgraph, and a candidate for it with a 16-bit graph but no engine."""
+    torch.manual_seed(0)
+    prepared = _C.PreparedModel(freeze(torch.jit.script(model.eval()))._c)
+    prepared.simplify(1000)
+    session = observation.observe(prepared, [(x,)])
+    prepared.divide({}, {}, 1)
+    builder = make_builder("cpu", Config())
+    factory = SubgraphFactory(prepared, prepared.nodes(), session, [], builder, torch.device("cpu"))
+    assert prepared.subgraph_count() == 1
+    subgraph = factory.take(0, keep_fallback=True)
+    record_calls(prepared, [subgraph], [(x,)])
+    factory.convert(subgraph)
+    assert subgraph.model is not None
+    half = to_half_precision(subgraph.model, keep_float32_ops=KEEP_FLOAT32)
+    built = BuiltEngine(None, False, half.kept)  # type: ignore[arg-type]
+    return prepared, SimpleNamespace(subgraph=subgraph, precision="float16", built=built)
+
+
+@pytest.fixture
+def cancelling() -> Iterator[tuple[Rounding, Callable[[int], str]]]:
+    torch.manual_seed(0)
+    prepared, candidate = make_candidate(Cancelling(), torch.rand(8, 16))
+    kinds = {node.id: node.kind for node in prepared.nodes()}
+    with sensitivity.of_subgraph(prepared, candidate) as rounding:
+        yield rounding, lambda number: kinds[number]
+
+
+def test_nodes_that_lose_most_come_first(cancelling: Any) -> None:
+    rounding, kind_of = cancelling
+    ranking = rounding.ranking()
+    assert {kind_of(node) for node, _ in ranking[:2]} == {"aten::add", "aten::sub"}
+    assert ranking[1][1] > 50 * ranking[2][1]
+    assert [error for _, error in ranking] == sorted((error for _, error in ranking), reverse=True)
+    assert {"aten::linear", "aten::sigmoid"} <= {kind_of(node) for node, _ in ranking}
+
+
+def test_rounding_nothing_changes_nothing(cancelling: Any) -> None:
+    rounding, _ = cancelling
+    assert rounding.error_of([]) == 0
+    assert rounding.error_of([node for node, _ in rounding.ranking()]) > 0.05
+    assert rounding.error_of([]) == 0
+
+
+def test_as_few_go_back_as_suffice(cancelling: Any) -> None:
+    rounding, kind_of = cancelling
+    back = rounding.back_to_float32(0.02)
+    assert {kind_of(node) for node in back} == {"aten::add", "aten::sub"}
+    for reason in back.values():
+        assert reason.startswith("rounding it alone changes the answers by 0.") or "by 1" in reason
+    assert len(rounding.back_to_float32(0.02, at_least=3)) == 3
+
+
+def test_nothing_goes_back_where_half_of_the_nodes_would_not_do(cancelling: Any) -> None:
+    rounding, _ = cancelling
+    assert rounding.back_to_float32(1e-7) is None
+    assert rounding.back_to_float32(0.02, at_least=100) is None
+
+
+def test_overflow_is_the_worst() -> None:
+    prepared, candidate = make_candidate(Overflowing(), torch.rand(4, 4) + 1)
+    with sensitivity.of_subgraph(prepared, candidate) as rounding:
+        (node, error), *others = rounding.ranking()
+    assert error == float("inf")
+    assert next(info.kind for info in prepared.nodes() if info.id == node) in ("aten::mul", "aten::sqrt")
+    assert min(error for _, error in others) < 1e-2
+
+
+def test_the_whole_models_answers_decide() -> None:
+    torch.manual_seed(0)
+    model, x = Cancelling(), torch.rand(8, 16)
+    prepared, candidate = make_candidate(model, x)
+    expected = observation.run(wrap(prepared.assembled({})), [(x,)])
+
+    def error_of_model(make: Callable[[], Any]) -> float:
+        return compare(expected, observation.run(make(), [(x,)])).relative
+
+    candidate.subgraph.name = "engine_0"
+    with sensitivity.of_model(prepared, [candidate], error_of_model) as rounding:
+        of_model = rounding.ranking()
+    with sensitivity.of_subgraph(prepared, candidate) as rounding:
+        of_subgraph = rounding.ranking()
+    assert [node for node, _ in of_model[:2]] == [node for node, _ in of_subgraph[:2]]
+    assert dict(of_model) == pytest.approx(dict(of_subgraph), rel=1e-3)
+
+
+def test_search_goes_on_with_twice_as_many(cancelling: Any) -> None:
+    rounding, _ = cancelling
+    tried = []
+
+    def is_accurate_with(back: dict[int, str]) -> bool:
+        tried.append(len(back))
+        return len(back) >= 4
+
+    assert not sensitivity.search(rounding, 0.02, is_accurate_with)
+    # Of the nodes that change anything at most half may go back.
+    assert tried == [2]
+    tried.clear()
+    assert sensitivity.search(rounding, 0.02, lambda back: len(back) == 2)
+    assert not sensitivity.search(rounding, 1e-7, is_accurate_with)
+    assert tried == []
+
+
+# optimize(), with engines that are wrong unless the right nodes are in float32
+
+
+class SpoilingBuilder(OpenVINOBuilder):
+    """Engines in float32 that pretend to be in float16: what cancels in 16 bits is wrong in them."""
+
+    mixes_precisions = True
+
+    def precisions(self) -> list[Precision]:
+        return ["float16", "float32"]
+
+    def _prepare(
+        self, model: onnx.ModelProto, precision: Precision, sensitive: Mapping[str, str]
+    ) -> tuple[onnx.ModelProto, dict[str, str]]:
+        if precision == "float32":
+            return model, {}
+        kept = to_half_precision(model, keep_float32_ops=KEEP_FLOAT32, keep_float32_nodes=sensitive).kept
+        if all(node.name in kept for node in model.graph.node if node.op_type in ("Add", "Sub")):
+            return model, {name: sensitive.get(name, reason) for name, reason in kept.items()}
+        spoiled = onnx.ModelProto()
+        spoiled.CopyFrom(model)
+        (last,) = (node for node in spoiled.graph.node if "output_0" in node.output)
+        last.output[list(last.output).index("output_0")] = "right"
+        spoiled.graph.node.append(onnx.helper.make_node("Sigmoid", ["right"], ["output_0"], "spoil"))
+        return spoiled, kept
+
+
+@pytest.mark.parametrize("of", ["engine", "model"])
+def test_optimize_mends_what_is_not_accurate(of: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "torch_trt_ext.optimizer.optimize.make_builder", lambda _device, config: SpoilingBuilder(config)
+    )
+    torch.manual_seed(0)
+    model, x = Cancelling().eval(), torch.rand(8, 16)
+    config = Config()
+    config.timing.compare = config.cache.enabled = False
+    if of == "model":
+        config.accuracy.max_relative_error = 1e6
+    optimized, _, report = optimize(model, "o1", device_type="cpu", config=config, test_data=[(x,)])
+    (engine,) = report["engines"]
+    assert engine["precision"] == "float16"
+    back = [reason for reason in engine["kept_float32"].values() if reason.startswith("rounding it alone changes")]
+    assert len(back) == 2
+    assert ("so 2 of its nodes went back to float32" in report["diagnosis"]["message"]) == (of == "model")
+    with torch.no_grad():
+        assert compare(model(x), optimized(x)).within(0.02)
+
+
+def test_what_cannot_be_mended_is_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "torch_trt_ext.optimizer.optimize.make_builder", lambda _device, config: SpoilingBuilder(config)
+    )
+    monkeypatch.setattr(sensitivity.Rounding, "back_to_float32", lambda *_arguments: None)
+    config = Config()
+    config.timing.compare = config.cache.enabled = False
+    _, _, report = optimize(
+        Cancelling().eval(), "o1", device_type="cpu", config=config, test_data=[(torch.rand(8, 16),)]
+    )
+    assert [engine["precision"] for engine in report["engines"]] == ["float32"]

@@ -1,0 +1,166 @@
+"""Which nodes go back to float32 so that the rest may compute in 16 bits: those whose rounding the answers show most.
+
+A node in 16 bits rounds what it takes, its weights among that, and what it gives; in between engines add up in float32.
+So a model in PyTorch whose nodes round the same tensors tells what an engine's answers will be like without one.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from torch_trt_ext import _C
+from torch_trt_ext.optimizer import observation
+from torch_trt_ext.optimizer.accuracy import compare
+from torch_trt_ext.optimizer.candidates import Candidate
+from torch_trt_ext.optimizer.engine_builder import Precision
+from torch_trt_ext.optimizer.onnx_export import node_of
+from torch_trt_ext.optimizer.script_module import wrap
+
+#: Of the tolerance that rounding alone may take: kernels add up in another order, too.
+_MARGIN = 0.7
+
+#: Of the nodes that may go back: with more of them in float32, all of the model may as well be.
+_MOST_NODES = 0.5
+
+#: How often engines are built anew with more nodes in float32.
+_ATTEMPTS = 3
+
+#: torch's C++ names.
+_DTYPES = {"float16": "Half", "bfloat16": "BFloat16"}
+
+
+class Rounding:
+    """A model, or a part of one, whose nodes can be rounded one by one.
+
+    Args:
+        session: the number of the session that its rounding operators ask.
+        half: the type to round to.
+        nodes: numbers of the nodes that compute in it.
+        error: runs the model and gives the relative error of its answers.
+    """
+
+    def __init__(self, session: int, half: Precision, nodes: Sequence[int], error: Callable[[], float]) -> None:
+        self._session = session
+        self._half = half
+        self._nodes = sorted(nodes)
+        self._error = error
+        self._ranking: list[tuple[int, float]] | None = None
+
+    def error_of(self, nodes: Sequence[int]) -> float:
+        """The relative error of the answers when these nodes round and no others do."""
+        _C.set_rounding(self._session, _DTYPES[self._half], set(nodes))
+        return self._error()
+
+    def ranking(self) -> list[tuple[int, float]]:
+        """Every node with the error that it makes alone, the largest first."""
+        if self._ranking is None:
+            errors = [(node, self.error_of([node])) for node in self._nodes]
+            self._ranking = sorted(errors, key=lambda pair: -pair[1])
+        return self._ranking
+
+    def back_to_float32(self, limit: float, at_least: int = 1) -> dict[int, str] | None:
+        """The fewest nodes, the most sensitive first, without which rounding keeps within a limit.
+
+        Args:
+            limit: for the relative error.
+            at_least: how many must go back in any case.
+
+        Returns:
+            Their numbers with the reason, or None when so many would go back that nothing is gained.
+        """
+        ranking = self.ranking()
+        most = int(sum(error > 0 for _, error in ranking) * _MOST_NODES)
+        counts = range(at_least, most + 1)
+
+        def holds(count: int) -> bool:
+            return self.error_of([node for node, _ in ranking[count:]]) <= _MARGIN * limit
+
+        place = bisect.bisect_left(counts, True, key=holds)
+        if place == len(counts):
+            return None
+        return {
+            node: f"rounding it alone changes the answers by {error:.2g}" for node, error in ranking[: counts[place]]
+        }
+
+
+def search(rounding: Rounding, limit: float, is_accurate_with: Callable[[dict[int, str]], bool]) -> bool:
+    """Sends nodes back to float32 until the real engines are accurate: as few as rounding says, then twice as many.
+
+    Args:
+        rounding: of what is not accurate.
+        limit: for the relative error.
+        is_accurate_with: builds engines with these nodes, and those of the calls before, in float32, and tells.
+
+    Returns:
+        Whether they are.
+    """
+    count = 1
+    for _ in range(_ATTEMPTS):
+        back = rounding.back_to_float32(limit, count)
+        if back is None:
+            return False
+        if is_accurate_with(back):
+            return True
+        count = 2 * len(back)
+    return False
+
+
+def half_nodes(candidate: Candidate) -> list[int]:
+    """Numbers of the nodes that, all or part of them, compute in 16 bits in a candidate's engine."""
+    model = candidate.subgraph.model
+    assert model is not None
+    kept = candidate.built.kept_float32
+    numbers = {node_of(node.name) for node in model.graph.node if node.name not in kept}
+    return sorted(number for number in numbers if number is not None)
+
+
+@contextlib.contextmanager
+def of_subgraph(prepared: _C.PreparedModel, candidate: Candidate) -> Iterator[Rounding]:
+    """The subgraph of a candidate, against itself in float32 on its recorded calls."""
+    subgraph = candidate.subgraph
+    with observation.session() as number:
+        rounding = wrap(prepared.rounding(subgraph.index, number))
+
+        def outputs(module: torch.jit.ScriptModule, call: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+            with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                given = module(list(call))
+            return [given[position] for position in subgraph.data_outputs]
+
+        expected = [outputs(subgraph.fallback, call) for call in subgraph.calls]
+
+        def error() -> float:
+            pairs = zip(expected, subgraph.calls, strict=True)
+            return max(compare(wanted, outputs(rounding, call)).relative for wanted, call in pairs)
+
+        yield Rounding(number, candidate.precision, half_nodes(candidate), error)
+
+
+@contextlib.contextmanager
+def of_model(
+    prepared: _C.PreparedModel,
+    candidates: Sequence[Candidate],
+    error_of_model: Callable[[Callable[[], torch.jit.ScriptModule]], float],
+) -> Iterator[Rounding]:
+    """The whole model with the subgraphs of candidates rounding.
+
+    Args:
+        prepared: the model, divided.
+        candidates: those whose engines compute in 16 bits, all in the same; at least one.
+        error_of_model: the relative error of the answers of a model that a function makes.
+    """
+    with observation.session() as number:
+        replacements = {
+            candidate.subgraph.index: (candidate.subgraph.name, prepared.rounding(candidate.subgraph.index, number))
+            for candidate in candidates
+        }
+        nodes = sorted({node for candidate in candidates for node in half_nodes(candidate)})
+        yield Rounding(
+            number,
+            candidates[0].precision,
+            nodes,
+            lambda: error_of_model(lambda: wrap(prepared.assembled(replacements))),
+        )

@@ -1,0 +1,207 @@
+"""Engines tried: built for subgraphs, checked, timed, mended where they are not accurate, and put into the model."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from torch_trt_ext import _C
+from torch_trt_ext.optimizer import sensitivity
+from torch_trt_ext.optimizer.candidates import (
+    Candidate,
+    build,
+    choose_cuda_graphs,
+    make_replacement,
+    time_against_torch,
+    verify,
+)
+from torch_trt_ext.optimizer.engine_builder import EngineBuilder, Precision
+from torch_trt_ext.optimizer.messages import first_line
+from torch_trt_ext.optimizer.script_module import wrap
+from torch_trt_ext.optimizer.subgraphs import Subgraph, SubgraphFactory
+from torch_trt_ext.optimizer.summary import Outcome
+from torch_trt_ext.optimizer.whole_model import WholeModel
+
+
+@dataclass
+class Attempt:
+    """The model with the engines of one round of building.
+
+    Attributes:
+        prepared: the model, divided.
+        replacements: what takes the place of subgraphs, by their numbers: names and modules.
+        accepted: the engines.
+    """
+
+    prepared: _C.PreparedModel
+    replacements: dict[int, tuple[str, Any]]
+    accepted: list[Candidate]
+
+    def module(self) -> torch.jit.ScriptModule:
+        """The model in its initial state; engines are shared by all that come from here."""
+        return wrap(self.prepared.assembled(self.replacements))
+
+
+def may_mix(builder: EngineBuilder, precision: Precision) -> bool:
+    """Whether engines of a precision are in 16 bits and can have single nodes in float32."""
+    return builder.mixes_precisions and precision in ("float16", "bfloat16")
+
+
+class Trials:
+    """Tries engines for the subgraphs of one model, and notes in its outcome which, and why others stay in PyTorch.
+
+    Args:
+        factory: makes the subgraphs.
+        outcome: of the model.
+        device: where the model runs.
+        say: tells the user what is going on.
+        show_progress: whether to draw a bar.
+    """
+
+    def __init__(
+        self,
+        factory: SubgraphFactory,
+        outcome: Outcome,
+        device: torch.device,
+        say: Callable[[str], None],
+        *,
+        show_progress: bool,
+    ) -> None:
+        self._factory = factory
+        self._outcome = outcome
+        self._config = outcome.config
+        self._builder = outcome.builder
+        self._device = device
+        self._say = say
+        self._show_progress = show_progress
+
+    def run(self, subgraphs: Sequence[Subgraph], precision: Precision) -> Attempt:
+        """Builds, checks and times engines; what is not accurate gets more bits."""
+        candidates = []
+        precisions = self._builder.precisions()
+        bar = tqdm(total=len(subgraphs), desc="building engines", disable=not self._show_progress, leave=False)
+        with bar:
+            for subgraph, candidate in self._build(subgraphs, precision, bar.update):
+                self._judge(candidate)
+                if candidate.inaccurate and may_mix(self._builder, precision):
+                    candidate = self._mend(candidate)
+                for wider in precisions[precisions.index(precision) + 1 :]:
+                    if not candidate.inaccurate:
+                        break
+                    reason = candidate.rejected
+                    try:
+                        candidate = build(self._factory, subgraph, wider)
+                    except (RuntimeError, ValueError) as error:
+                        candidate.rejected = f"{reason}; in {wider} it cannot be built: {first_line(error)}"
+                    else:
+                        self._judge(candidate)
+                        if candidate.rejected:
+                            candidate.rejected = f"{reason}; in {wider} {candidate.rejected}"
+                self._say(f"{subgraph.name}: {candidate.rejected or 'accepted'}")
+                candidates.append(candidate)
+                self._leave_rejected(candidate)
+        self._outcome.candidates = candidates
+        return self._assemble([candidate for candidate in candidates if not candidate.rejected])
+
+    def _mend(self, candidate: Candidate) -> Candidate:
+        """Gives an inaccurate engine more nodes in float32; the last one built."""
+        last = candidate
+
+        def is_accurate_with(back: dict[int, str]) -> bool:
+            nonlocal last
+            self._say(f"{last.subgraph.name}: {last.rejected}; so {len(back)} nodes go back to float32")
+            self._factory.keep_float32.update(back)
+            last = self._rebuilt(last)
+            return not last.inaccurate
+
+        with sensitivity.of_subgraph(self._factory.prepared, candidate) as rounding:
+            sensitivity.search(rounding, self._config.accuracy.max_relative_error, is_accurate_with)
+        return last
+
+    def mend_model(self, attempt: Attempt, problem: str, whole: WholeModel) -> tuple[Attempt, str]:
+        """Gives an inaccurate model's engines more nodes in float32; the last attempt, and what is wrong with it."""
+        outcome = self._outcome
+        last, wrong, candidates = attempt, problem, attempt.accepted
+
+        def is_accurate_with(back: dict[int, str]) -> bool:
+            nonlocal last, wrong, candidates
+            self._say(f"{wrong}; so {len(back)} nodes go back to float32")
+            self._factory.keep_float32.update(back)
+            rebuilt = [
+                self._rebuilt(candidate) if back.keys() & set(candidate.subgraph.nodes) else candidate
+                for candidate in candidates
+            ]
+            for before, after in zip(candidates, rebuilt, strict=True):
+                outcome.candidates = [after if candidate is before else candidate for candidate in outcome.candidates]
+                self._leave_rejected(after)
+            candidates = rebuilt
+            accepted = [candidate for candidate in rebuilt if not candidate.rejected]
+            if not accepted:
+                return False
+            last = self._assemble(accepted)
+            wrong = whole.why_inaccurate(last.module)
+            if not wrong:
+                outcome.remarks.append(f"{problem}; so {len(back)} of its nodes went back to float32")
+            return not wrong
+
+        mixed = [candidate for candidate in attempt.accepted if may_mix(self._builder, candidate.precision)]
+        if not mixed:
+            return attempt, problem
+        with sensitivity.of_model(self._factory.prepared, mixed, whole.error_of) as rounding:
+            sensitivity.search(rounding, self._config.accuracy.max_model_relative_error, is_accurate_with)
+        return last, wrong
+
+    def _rebuilt(self, candidate: Candidate) -> Candidate:
+        """The candidate's engine with what is to stay in float32 by now; as it was, where that cannot be built."""
+        try:
+            rebuilt = build(self._factory, candidate.subgraph, candidate.precision)
+        except (RuntimeError, ValueError) as error:
+            self._say(f"{candidate.subgraph.name} cannot be built with more of it in float32: {first_line(error)}")
+            return candidate
+        self._judge(rebuilt)
+        return rebuilt
+
+    def _judge(self, candidate: Candidate) -> None:
+        try:
+            verify(candidate, self._config)
+            if not candidate.rejected:
+                choose_cuda_graphs(candidate, self._config, self._device)
+                time_against_torch(candidate, self._config, self._device)
+        except RuntimeError as error:
+            candidate.rejected = f"its engine failed: {first_line(error)}"
+
+    def _build(
+        self, subgraphs: Sequence[Subgraph], precision: Precision, advance: Callable[[], object]
+    ) -> list[tuple[Subgraph, Candidate]]:
+        """Builds all, several at once where the library can, before any is timed."""
+        workers = self._config.build_threads or os.cpu_count() or 1
+        built = []
+        with concurrent.futures.ThreadPoolExecutor(workers if self._builder.parallel else 1) as pool:
+            jobs = [(subgraph, pool.submit(build, self._factory, subgraph, precision)) for subgraph in subgraphs]
+            for subgraph, job in jobs:
+                try:
+                    built.append((subgraph, job.result()))
+                except (RuntimeError, ValueError) as error:
+                    reason = f"is in a subgraph whose engine cannot be built: {first_line(error)}"
+                    self._outcome.leave(subgraph.nodes, dict.fromkeys(subgraph.nodes, reason))
+                advance()
+        return built
+
+    def _assemble(self, accepted: list[Candidate]) -> Attempt:
+        replacements = {}
+        for candidate in accepted:
+            module: Any = make_replacement(candidate, keep_fallback=self._config.keep_fallback)
+            replacements[candidate.subgraph.index] = (candidate.subgraph.name, module._c)
+        return Attempt(self._factory.prepared, replacements, accepted)
+
+    def _leave_rejected(self, candidate: Candidate) -> None:
+        if candidate.rejected:
+            nodes = candidate.subgraph.nodes
+            reason = f"is in {candidate.subgraph.name}, which was not kept: {candidate.rejected}"
+            self._outcome.leave(nodes, dict.fromkeys(nodes, reason))
