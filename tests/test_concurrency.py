@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import gc
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -35,13 +34,8 @@ def affine_engine() -> Any:
     return OpenVINOEngineExtension(affine_plan().data, affine_plan().io_spec)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """One thread a call: the callers are many."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+# The callers are many.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Loop(torch.nn.Module):

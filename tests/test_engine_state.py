@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from tests.openvino_models import EngineModule, affine_plan
-from torch_trt_ext import OpenVINOEngineExtension, TRTEngineExtension, runtime
+from tests.unrunnable import unrunnable_engine
+from torch_trt_ext import OpenVINOEngineExtension
 
 
 @pytest.fixture
@@ -57,10 +58,6 @@ def test_cuda_graphs_are_kept(engine: Any) -> None:
     assert not engine.cuda_graphs()
 
 
-#: As a plan of TensorRT 10.6 begins.
-_TENSORRT_PLAN = b"ftrt" + bytes(4) + (64).to_bytes(8, "little") + (64).to_bytes(8, "little") + bytes([10, 6, 0, 0])
-
-
 def test_shapes_are_known_where_the_engine_cannot_run(engine: Any) -> None:
     version, _, fields = _state(engine)
     assert fields["input_shapes"] == ["-1x3"]
@@ -68,10 +65,7 @@ def test_shapes_are_known_where_the_engine_cannot_run(engine: Any) -> None:
     (profile,) = fields["profiles"]
     assert engine.profiles() == [[[[int(size) for size in shape.split("x")] for shape in profile.split(",")]]]
 
-    if not runtime.available_backends()["tensorrt"]:
-        pytest.skip("TensorRT runs here, and refuses what is no more than a header")
-    plan = torch.frombuffer(bytearray(_TENSORRT_PLAN.ljust(128, b"\0")), dtype=torch.uint8)
-    other = TRTEngineExtension(bytes(plan.numpy()), (["a", "b"], ["y"], ["Float", "Half"], ["Float"]))
+    other = unrunnable_engine((["a", "b"], ["y"], ["Float", "Half"], ["Float"]))
     with pytest.raises(RuntimeError, match="the shapes of this engine are not known, since it cannot run here and was"):
         other.input_shapes()
     version, plan, fields = _state(other)

@@ -27,13 +27,7 @@ from tests.optimizer.tiny_models import (
 )
 from tests.threads import run_in_threads
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def images(*shape: int, seed: int = 0) -> Tensor:

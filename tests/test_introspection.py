@@ -14,6 +14,7 @@ import torch
 pytest.importorskip("openvino")
 
 from tests.openvino_models import EngineModule, affine_plan
+from tests.unrunnable import unrunnable_engine
 from torch_trt_ext import OpenVINOEngineExtension, runtime
 
 X = torch.randn(2, 3)
@@ -54,12 +55,7 @@ def test_profile_adds_up_over_calls(engine: Any) -> None:
 
 
 def test_what_an_engine_that_cannot_run_is_asked_fails() -> None:
-    from torch_trt_ext import TRTEngineExtension
-
-    if not runtime.available_backends()["tensorrt"]:
-        pytest.skip("TensorRT runs here")
-    header = b"ftrt" + bytes(4) + (64).to_bytes(8, "little") + (64).to_bytes(8, "little") + bytes([10, 6, 0, 0])
-    engine = TRTEngineExtension(header.ljust(128, b"\0"), (["x"], ["y"], ["Float"], ["Float"]))
+    engine = unrunnable_engine()
     for ask in (engine.layer_info, engine.profile, lambda: engine.set_profiling(True)):
         with pytest.raises(RuntimeError, match="what is inside this engine is not known, since it cannot run here"):
             ask()

@@ -20,40 +20,17 @@ from tests.fresh_process import ROOT
 from tests.openvino_models import EngineModule, affine_plan
 from tests.optimizer.models import engine_names, run_in_fresh_process
 from tests.optimizer.tiny_models import Convolutions, TwoParts, assert_close, counters, make, optimize, quick_config
-from torch_trt_ext import OpenVINOEngineExtension, TRTEngineExtension, runtime
+from tests.unrunnable import unrunnable_engine
+from torch_trt_ext import OpenVINOEngineExtension, runtime
 from torch_trt_ext.optimizer.engine_module import EngineOnly, EngineOrSubgraph, EngineWithSubgraph
 from torch_trt_ext.retarget import main, restore, retarget
 from torch_trt_ext.strip import drop_fallback
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def two_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with two engines for 4 rows and an operator of PyTorch's between."""
-    path = tmp_path_factory.mktemp("two_parts") / "model.pt"
-    optimized, _, report = optimize(make(TwoParts), [(torch.rand(4, 8),)])
-    assert len(report["engines"]) == 2
-    torch.jit.save(optimized, str(path), _extra_files={"notes.txt": "made by hand"})
-    return path
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def affine_engine() -> Any:
     return OpenVINOEngineExtension(affine_plan().data, affine_plan().io_spec)
-
-
-def engine_for_tensorrt() -> Any:
-    """An engine that can run nowhere: its plan is no more than a header."""
-    if not runtime.available_backends()["tensorrt"]:
-        pytest.skip("TensorRT runs here, and refuses to make such an engine")
-    header = b"ftrt" + bytes(4) + (64).to_bytes(8, "little") + (64).to_bytes(8, "little") + bytes([10, 6, 0, 0])
-    return TRTEngineExtension(header.ljust(128, b"\0"), (["x"], ["y"], ["Float"], ["Float"]))
 
 
 def save(model: nn.Module, path: Path) -> Path:
@@ -242,7 +219,7 @@ class OneEngine(nn.Module):
 
 def test_file_whose_engine_can_run_nowhere_gets_one_that_can(tmp_path: Path) -> None:
     part, images = OnLists(make(Convolutions)), torch.rand(2, 3, 8, 8)
-    stuck = EngineWithSubgraph(engine_for_tensorrt(), torch.jit.script(part))
+    stuck = EngineWithSubgraph(unrunnable_engine(), torch.jit.script(part))
     source = save(OneEngine(stuck).eval(), tmp_path / "model.pt")
     assert not torch.jit.load(str(source)).part.engine.can_run()
     retarget(source, tmp_path / "out.pt", "cpu", [(images,)], config=quick_config())
@@ -300,7 +277,7 @@ class AffineOnly(nn.Module):
 
 
 def test_users_engine_that_cannot_run_here_fails(tmp_path: Path) -> None:
-    post = torch.jit.script(EngineModule(engine_for_tensorrt()).eval())
+    post = torch.jit.script(EngineModule(unrunnable_engine()).eval())
     source = save(TwoEngines(post), tmp_path / "model.pt")
     message = r"but the engine 'post\.0\.engine', which was in it before optimize\(\), cannot run here: .*TensorRT"
     with pytest.raises(RuntimeError, match=message):

@@ -16,33 +16,12 @@ pytest.importorskip("openvino")
 
 from tests.fresh_process import ROOT
 from tests.openvino_models import EngineModule, affine_plan
-from tests.optimizer.tiny_models import Convolutions, TwoParts, assert_close, make, optimize, quick_config
+from tests.optimizer.tiny_models import Convolutions, assert_close, make, optimize, quick_config
 from torch_trt_ext import OpenVINOEngineExtension
 from torch_trt_ext.optimizer.engine_module import EngineOnly, EngineOrSubgraph
 from torch_trt_ext.strip import drop_fallback, main
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread(one_thread: None) -> None:
-    pass
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def two_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with two engines for 4 rows and an operator of PyTorch's between."""
-    path = tmp_path_factory.mktemp("two_parts") / "model.pt"
-    optimized, _, report = optimize(make(TwoParts), [(torch.rand(4, 8),)])
-    assert len(report["engines"]) == 2
-    torch.jit.save(optimized, str(path), _extra_files={"notes.txt": "made by hand"})
-    return path
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _constants(path: Path) -> int:
