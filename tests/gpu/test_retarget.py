@@ -1,4 +1,4 @@
-"""A file goes from the CPU to the GPU and back, with engines for each."""
+"""A file's engines are built anew, and it goes from the CPU to the GPU and back, with engines for each."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
-pytest.importorskip("openvino")
 
 import torch_trt_ext
 from tests.optimizer.tiny_models import Convolutions, assert_close, counters, make, optimize, quick_config
@@ -20,7 +18,21 @@ def gpu_config() -> torch_trt_ext.Config:
     return config
 
 
+def test_engines_are_built_anew(tmp_path: Path) -> None:
+    model, images = make(Convolutions), torch.rand(2, 3, 16, 16)
+    optimized, _, _ = torch_trt_ext.optimize(
+        model.cuda(), "o1", "gpu", config=gpu_config(), test_data=[(images.cuda(),)]
+    )
+    torch.jit.save(optimized, str(tmp_path / "first.pt"))
+    report = retarget(tmp_path / "first.pt", tmp_path / "second.pt", "gpu", [(images,)], config=gpu_config())
+    assert report["engines"]
+    second = torch.jit.load(str(tmp_path / "second.pt"))
+    assert_close(second(images.cuda()).cpu(), make(Convolutions)(images))
+    assert [(counts["calls"], counts["fallbacks"]) for counts in counters(second)] == [(1, 0)]
+
+
 def test_from_the_cpu_to_the_gpu_and_back(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
     model, images = make(Convolutions), torch.rand(2, 3, 16, 16)
     optimized, _, _ = optimize(model, [(images,)])
     torch.jit.save(optimized, str(tmp_path / "cpu.pt"))
@@ -38,6 +50,8 @@ def test_from_the_cpu_to_the_gpu_and_back(tmp_path: Path) -> None:
 
 
 def test_devices_in_a_traces_code_move_along(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+
     class Rows(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
