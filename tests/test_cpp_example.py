@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 pytest.importorskip("openvino")
 
-from examples.retinanet.model import BackboneAndHeads, load_digit_detector
-from examples.retinanet.pipeline import MixedDetector, build_postprocess_plan, to_detections
-from examples.retinanet.scenes import fixed_test_scenes
-from tests.cmake_program import build_program
-from tests.fresh_process import ROOT, output_of_fresh
+from examples.retinanet.pipeline import to_detections
+from tests.detect_program import build_detect, run_detect, save_detector, save_picture, scene, table
+from tests.fresh_process import output_of_fresh
 
 #: What is printed has three decimals; the same kernels run on the same processor.
 PRINTED_PX = 2e-3
@@ -28,67 +24,41 @@ THRESHOLD = 0.5
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_program(ROOT / "examples" / "cpp", tmp_path_factory.mktemp("detect"), flags="-O0") / "detect"
+    return build_detect(tmp_path_factory.mktemp("detect"))
 
 
 @pytest.fixture(scope="module")
-def image() -> torch.Tensor:
-    return fixed_test_scenes(1)[0].image
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_picture(tmp_path_factory.mktemp("picture") / "scene.ppm")
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory, image: torch.Tensor) -> Path:
-    path = tmp_path_factory.mktemp("picture") / "scene.ppm"
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def detector(tmp_path_factory: pytest.TempPathFactory, image: torch.Tensor) -> Path:
-    """The file that the demo writes, for the CPU."""
-    path = tmp_path_factory.mktemp("model") / "detector.pt"
-    model = load_digit_detector()
-    one = image[None].float() / 255
-    mixed = MixedDetector(BackboneAndHeads(model), build_postprocess_plan(model, one))
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        traced = torch.jit.trace(mixed, (one,), check_trace=False)
-    torch.jit.save(traced, str(path))
-    return path
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_detector(tmp_path_factory.mktemp("model") / "detector.pt", "cpu")
 
 
 def _run(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """As on a machine without a GPU, wherever this runs."""
     import openvino
 
     libraries = Path(openvino.__file__).parent / "libs"
-    environment = {**os.environ, "LD_LIBRARY_PATH": f"{libraries}:{os.environ.get('LD_LIBRARY_PATH', '')}"}
-    # As on a machine without a GPU, wherever this runs.
-    environment["CUDA_VISIBLE_DEVICES"] = ""
-    command = [str(program), *(str(argument) for argument in arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    paths = f"{libraries}:{os.environ.get('LD_LIBRARY_PATH', '')}"
+    return run_detect(program, *arguments, environment={"LD_LIBRARY_PATH": paths, "CUDA_VISIBLE_DEVICES": ""})
 
 
-def _table(output: str) -> list[tuple[int, list[float]]]:
-    lines = output.splitlines()
-    first = next(number for number, line in enumerate(lines) if line.split()[:2] == ["label", "score"]) + 1
-    last = next(number for number, line in enumerate(lines) if line.startswith("latency"))
-    rows = [line.split() for line in lines[first:last]]
-    return [(int(label), [float(number) for number in numbers]) for label, *numbers in rows]
-
-
-def test_detections_are_python_s(program: Path, detector: Path, picture: Path, image: torch.Tensor) -> None:
+def test_detections_are_python_s(program: Path, detector: Path, picture: Path) -> None:
     result = _run(program, detector, picture, "--runs", 3, "--warmup", 1, "--threshold", THRESHOLD)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0] == "engine postprocess.engine (OpenVINOEngineExtension) runs on cpu"
     with torch.no_grad():
-        (found,) = to_detections(torch.jit.load(str(detector))(image[None].float() / 255))
+        (found,) = to_detections(torch.jit.load(str(detector))(scene()[None].float() / 255))
     kept = found["scores"] >= THRESHOLD
     assert kept.sum() >= 3
     assert f"512 x 384 pixels, {int(kept.sum())} detections of score 0.5 or more" in lines[1]
-    table = _table(result.stdout)
-    assert [label for label, _ in table] == found["labels"][kept].tolist()
-    printed = torch.tensor([numbers for _, numbers in table])
+    rows = table(result.stdout)
+    assert [label for label, _ in rows] == found["labels"][kept].tolist()
+    printed = torch.tensor([numbers for _, numbers in rows])
     torch.testing.assert_close(printed[:, 0], found["scores"][kept], rtol=0, atol=PRINTED_SCORE)
     torch.testing.assert_close(printed[:, 1:], found["boxes"][kept], rtol=0, atol=PRINTED_PX)
 
@@ -135,7 +105,7 @@ def test_engine_that_cannot_run_gives_way_to_the_fallback(program: Path, tensorr
     lines = result.stdout.splitlines()
     assert lines[0].startswith("engine part.engine (TRTEngineExtension) cannot run here: ")
     assert len(lines[0]) > 80
-    assert _table(result.stdout) == [(7, [0.75, 1.0, 2.0, 512.0, 384.0])]
+    assert table(result.stdout) == [(7, [0.75, 1.0, 2.0, 512.0, 384.0])]
     # One call for the answer, three for the latency.
     assert lines[-1] == ("engine part.engine did not run: PyTorch's fallback ran in its place in 4 of 4 calls")
 
