@@ -29,7 +29,7 @@ from torch_trt_ext import OpenVINOEngineExtension, TRTEngineExtension
 
 State = tuple[Any, Any, dict[str, list[str]]]
 
-FIXTURE = Path(__file__).parent / "fixtures" / "engine_v1_state_checksum.pt"
+FIXTURE = Path(__file__).parent / "fixtures" / "engine_v1_shapes.pt"
 
 _DTYPES = {
     "Float": torch.float32,
@@ -381,7 +381,8 @@ class Files:
         try:
             model = torch.jit.load(io.BytesIO(data))
         except Exception as error:  # torch's readers raise anything
-            if not str(error):
+            # Of torch's own damaged records bytes get into its messages, which some versions of Python then empty.
+            if kind < 2 and not str(error):
                 raise Failure("an empty message") from error
             if "saved engine" in str(error):
                 explained(error)

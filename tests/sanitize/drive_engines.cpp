@@ -1,5 +1,5 @@
 // Drives the CPU path under a sanitizer: drive_engines MODE FILE, FILE being
-// tests/fixtures/engine_v1_state_checksum.pt.
+// tests/fixtures/engine_v1_shapes.pt.
 #include <ATen/Parallel.h>
 #include <torch/custom_class.h>
 #include <torch/script.h>
