@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,14 +12,13 @@ from torch import Tensor, nn
 
 pytest.importorskip("openvino")
 
-from tests.fresh_process import ROOT
 from tests.openvino_models import EngineModule, affine_plan
 from tests.optimizer.models import engine_names, run_in_fresh_process
 from tests.optimizer.tiny_models import Convolutions, TwoParts, assert_close, counters, make, optimize, quick_config
 from tests.unrunnable import unrunnable_engine
 from torch_trt_ext import OpenVINOEngineExtension, runtime
 from torch_trt_ext.optimizer.engine_module import EngineOnly, EngineOrSubgraph, EngineWithSubgraph
-from torch_trt_ext.retarget import main, restore, retarget
+from torch_trt_ext.retarget import restore, retarget
 from torch_trt_ext.strip import drop_fallback
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -356,43 +351,3 @@ def test_engines_that_cannot_be_built_here_fail(two_parts: Path, tmp_path: Path)
         pytest.skip("TensorRT runs here")
     with pytest.raises(RuntimeError, match=r"optimize\(device_type='gpu'\) cannot build engines here"):
         retarget(two_parts, tmp_path / "out.pt", "gpu", [(torch.rand(4, 8),)])
-
-
-def run_command(*arguments: object, cache: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch_trt_ext.retarget", *map(str, arguments)]
-    environment = {**os.environ, "TORCH_TRT_EXT_CACHE": str(cache)}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
-
-
-def test_command(two_parts: Path, tmp_path: Path) -> None:
-    target = tmp_path / "out.pt"
-    arguments = [two_parts, "-o", target, "--device", "cpu", "--input", "4x8"]
-    result = run_command(*arguments, "--json", cache=tmp_path / "cache")
-    assert result.returncode == 0, result.stderr
-    report = json.loads(result.stdout)
-    assert report["diagnosis"]["test_data_info"] == "0 shape: (4, 8) data type: float32"
-    x = torch.rand(4, 8)
-    assert_close(torch.jit.load(str(target))(x), make(TwoParts)(x))
-    result = run_command(target.with_name("absent.pt"), *arguments[1:], cache=tmp_path / "cache")
-    assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.splitlines()[-1].startswith("error: ")
-    result = run_command(*arguments[:-1], "4 by 8", cache=tmp_path / "cache")
-    assert result.returncode == 2
-    assert "argument --input: must be a shape such as 1x3x224x224" in result.stderr
-
-
-def test_command_with_several_shapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = save(Holder(with_shapes(), with_shapes()).eval(), tmp_path / "model.pt")
-    target = tmp_path / "out.pt"
-    arguments = [str(source), "-o", str(target), "--device", "cpu", "--range", "[1.0, 2.0]", "--range", "[0, 255]"]
-    with quick_config():
-        assert main([*arguments, "--input", "2x3,6x3", "--input", "4"]) == 0
-    printed = capsys.readouterr().out
-    assert printed.startswith(f"{target}: ")
-    assert " a call takes " in printed
-    model = torch.jit.load(str(target))
-    x, y = torch.rand(5, 3) + 1, torch.randint(255, (4,))
-    assert_close(model(x, y), 8 * (2 * x + 1))
-    assert [counts["fallbacks"] for counts in counters(model)] == [0] * len(counters(model))
-    assert main([*arguments, "--input", "2x3,6x3", "--input", "4,4,4"]) == 1
-    assert "each --input must list one shape, or as many as the others, got 2, 3" in capsys.readouterr().err

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,12 +12,11 @@ from torch import Tensor, nn
 
 pytest.importorskip("openvino")
 
-from tests.fresh_process import ROOT
 from tests.openvino_models import EngineModule, affine_plan
 from tests.optimizer.tiny_models import Convolutions, assert_close, make, optimize, quick_config
 from torch_trt_ext import OpenVINOEngineExtension
 from torch_trt_ext.optimizer.engine_module import EngineOnly, EngineOrSubgraph
-from torch_trt_ext.strip import drop_fallback, main
+from torch_trt_ext.strip import drop_fallback
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -172,15 +169,3 @@ def test_other_files_fail(tmp_path: Path) -> None:
         drop_fallback(path, path)
     with pytest.raises(FileNotFoundError):
         drop_fallback(tmp_path / "absent.pt", path)
-
-
-def test_command(two_parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = [sys.executable, "-m", "torch_trt_ext.strip", str(two_parts), "--drop-fallback"]
-    command += ["-o", str(tmp_path / "out.pt")]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
-    assert result.returncode == 0, result.stderr
-    gone = two_parts.stat().st_size - (tmp_path / "out.pt").stat().st_size
-    assert "dropped 2 fallbacks: " in result.stdout
-    assert result.stdout.endswith(f", {gone:,} fewer\n")
-    assert main([str(tmp_path / "out.pt"), "--drop-fallback", "-o", str(tmp_path / "again.pt")]) == 1
-    assert "must hold engines with a fallback, got none" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Rebuilds the engines of a saved model for this machine: ``python -m torch_trt_ext.retarget model.pt -o out.pt``.
+"""Rebuilds the engines of a saved model for this machine; the command is ``torch-trt-ext retarget``.
 
 ``optimize()`` keeps beside each engine the subgraph that it replaced, weights included. From these comes the model as
 it was before, and engines for another kind of machine than the one that the file was made on.
@@ -6,12 +6,8 @@ it was before, and engines for another kind of machine than the one that the fil
 
 from __future__ import annotations
 
-import argparse
-import functools
 import os
-import re
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +18,7 @@ from torch_trt_ext.optimizer.engine_builder import make_builder
 from torch_trt_ext.optimizer.messages import first_line
 from torch_trt_ext.optimizer.optimize import optimize
 from torch_trt_ext.optimizer.report import Report
-from torch_trt_ext.optimizer.script_module import modules_with_engine, wrap
+from torch_trt_ext.optimizer.script_module import find_engines, modules_with_engine, wrap
 from torch_trt_ext.saved_file import ExtraFiles, drop_attribute, save
 
 __all__ = ["restore", "retarget"]
@@ -33,10 +29,6 @@ _FORWARD = """\
     subgraph = self.subgraph
     return (subgraph).forward(inputs, )
 """
-
-_ENGINE_CLASS = re.compile(r"__torch__\.torch\.classes\.(torch_trt_ext|torch_addons)\.(TRT|OpenVINO)EngineExtension")
-
-_SHAPES = re.compile(r"\d+(x\d+)*(,\d+(x\d+)*)*")
 
 
 def restore(source: str | os.PathLike[str], map_location: torch.device | str | None = None) -> torch.jit.ScriptModule:
@@ -112,12 +104,12 @@ def retarget(
     make_builder("gpu" if device_type == "gpu" else "cpu", Config())
     device = torch.device("cuda", torch.cuda.current_device()) if device_type == "gpu" else torch.device("cpu")
     model, extra_files = _restore(source, device)
-    for label, engine in _engines(model):
-        if not engine.can_run():
+    for found in find_engines(model):
+        if not found.engine.can_run():
             raise RuntimeError(
-                f"model {source} must run on this machine for its new engines to be verified, but {label}, which was "
-                f"in it before optimize(), cannot run here: {engine.why_not()}; put an engine for this machine into "
-                "the model that was optimized, and optimize that"
+                f"model {source} must run on this machine for its new engines to be verified, but {found.label}, which "
+                f"was in it before optimize(), cannot run here: {found.engine.why_not()}; put an engine for this "
+                "machine into the model that was optimized, and optimize that"
             )
     optimized, _, report = optimize(
         model,
@@ -160,100 +152,3 @@ def _restore(source: Path, device: torch.device | None) -> tuple[torch.jit.Scrip
     if not hasattr(model, "training"):
         model = wrap(torch._C._freeze_module(model._c))
     return model, extra_files
-
-
-def _engines(model: torch.jit.ScriptModule) -> Iterator[tuple[str, Any]]:
-    """The engines that a model runs, each with words for it."""
-    graph: Any = model.inlined_graph
-    for node in [*graph.findAllNodes("prim::GetAttr"), *graph.findAllNodes("prim::Constant")]:
-        kind = node.output().type()
-        if kind.kind() != "ClassType" or not _ENGINE_CLASS.fullmatch(kind.qualified_name()):
-            continue
-        if node.kind() == "prim::Constant":
-            engine = node.ival("value")
-            input_names, output_names, _, _ = engine.io_names()
-            name = f"{engine.name()!r} " if engine.name() else ""
-            yield f"the engine {name}from {', '.join(input_names)} to {', '.join(output_names)}", engine
-            continue
-        path: list[str] = []
-        while node.kind() == "prim::GetAttr":
-            path.insert(0, node.s("name"))
-            node = node.input().node()
-        # What is no attribute of the model's is not made yet.
-        if node.kind() == "prim::Param":
-            yield f"the engine {'.'.join(path)!r}", functools.reduce(getattr, path, model)
-
-
-def _shapes_argument(text: str) -> list[str]:
-    if not _SHAPES.fullmatch(text):
-        raise argparse.ArgumentTypeError(
-            f"must be a shape such as 1x3x224x224, or several with commas between, got {text!r}"
-        )
-    return text.replace("x", "*").split(",")
-
-
-def _shape_sets(shapes: list[list[str]]) -> list[list[str]]:
-    """From the shapes of each input tensor to those of each call."""
-    calls = max(len(of_one) for of_one in shapes)
-    if any(len(of_one) not in (1, calls) for of_one in shapes):
-        raise ValueError(
-            "each --input must list one shape, or as many as the others, got "
-            f"{', '.join(str(len(of_one)) for of_one in shapes)}"
-        )
-    return [[of_one[call % len(of_one)] for of_one in shapes] for call in range(calls)]
-
-
-def _summary(target: Path, report: Report) -> str:
-    engines = len(report["engines"])
-    if engines == 0:
-        return f"{target}: no engines, {report['diagnosis']['message']}"
-    overall = report["overall"]
-    return (
-        f"{target}: {engines} engine{'s' * (engines != 1)}, a call takes {overall['optimized']} instead of "
-        f"{overall['baseline']}"
-    )
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m torch_trt_ext.retarget", description=(__doc__ or "").split("\n\n")[0]
-    )
-    parser.add_argument("model", type=Path, help="file of an optimized model")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="file to write")
-    parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu", help="what to build engines for")
-    parser.add_argument(
-        "--input",
-        type=_shapes_argument,
-        action="append",
-        required=True,
-        metavar="SHAPE[,SHAPE...]",
-        help="of one input tensor, 1x3x224x224; once for each, in forward's order; several for engines that take all "
-        "shapes between: 1x3x224x224,8x3x224x224",
-    )
-    parser.add_argument(
-        "--range",
-        action="append",
-        metavar="RANGE",
-        help="values of one input tensor, once for each: '[0.0, 1.0]' for float32, '[0, 255]' for int64; without, "
-        "float32 in [0, 1)",
-    )
-    parser.add_argument("--json", action="store_true", help="print the report of optimize()")
-    options = parser.parse_args(arguments)
-    try:
-        report = retarget(
-            options.model,
-            options.output,
-            options.device,
-            input_shapes=_shape_sets(options.input),
-            input_ranges=[options.range] if options.range else None,
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(report if options.json else _summary(options.output, report))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -16,7 +16,14 @@ from typing import Literal
 
 import torch
 
-__all__ = ["available_backends", "library_path", "load_plugin_library", "load_plugins", "set_log_level"]
+__all__ = [
+    "available_backends",
+    "library_path",
+    "load_plugin_library",
+    "load_plugins",
+    "package_folder",
+    "set_log_level",
+]
 
 Library = Literal["runtime", "openvino", "plugins"]
 
@@ -36,7 +43,7 @@ def library_path(library: Library) -> Path:
     return (Path(folder) if folder else Path(__file__).parent / "lib") / _FILE_NAMES[library]
 
 
-def _package_folder(name: str) -> Path | None:
+def package_folder(name: str) -> Path | None:
     """Folder of an installed package, found without importing it."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
@@ -66,7 +73,7 @@ def _load_openvino() -> str:
     path = library_path("openvino")
     if not path.exists():
         return f"{path} was not built, since OpenVINO was missing then; pip install openvino and build again"
-    folder = _package_folder("openvino")
+    folder = package_folder("openvino")
     try:
         # The loader finds what our library needs by name among the libraries that are loaded already.
         for library in sorted((folder / "libs").glob("libopenvino.so.*")) if folder else []:
@@ -118,7 +125,7 @@ def set_log_level(level: int | str) -> None:
 # No message may come to an interpreter that is gone.
 atexit.register(_runtime_library.torch_trt_ext_set_log, None, logging.ERROR)
 set_log_level(logging.getLogger("torch_trt_ext").getEffectiveLevel())
-_tensorrt_folder = _package_folder("tensorrt_libs")
+_tensorrt_folder = package_folder("tensorrt_libs")
 if _tensorrt_folder:
     _runtime_library.torch_trt_ext_add_library_folder(b"tensorrt", os.fsencode(_tensorrt_folder))
 _openvino_failure = _load_openvino()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,7 @@ import torch
 
 from torch_trt_ext import runtime as _runtime  # noqa: F401  (registers the classes)
 
-__all__ = ["EditedFile", "ExtraFiles", "drop_attribute", "save"]
+__all__ = ["EditedFile", "ExtraFiles", "drop_attribute", "extra_files_of", "save"]
 
 #: What ``torch.jit.save`` writes beside a model, by name.
 ExtraFiles = dict[str, str | bytes]
@@ -80,14 +81,8 @@ def drop_attribute(
         FileNotFoundError: there is no such file.
         ValueError: it is no TorchScript file.
     """
-    try:
-        with zipfile.ZipFile(source) as archive:
-            return _edit(source, archive, attribute, forwards, device)
-    except zipfile.BadZipFile as error:
-        raise ValueError(
-            f"model {source} must be a TorchScript file, which is a zip archive, got another format ({error}); pass "
-            "what torch.jit.save wrote"
-        ) from error
+    with _opened(source) as archive:
+        return _edit(source, archive, attribute, forwards, device)
 
 
 def _edit(
@@ -119,9 +114,36 @@ def _edit(
                 result.writestr(name, archive.read(name))
             elif name in changed:
                 result.writestr(name, changed[name])
-    inside = [name.partition("/")[2] for name in names]
-    extra_names = [name.removeprefix("extra/") for name in inside if name.startswith("extra/")]
-    return EditedFile(edited, extra_names, classes)
+    return EditedFile(edited, list(_extra_names(names)), classes)
+
+
+def _extra_names(names: list[str]) -> dict[str, str]:
+    """The extra files of an archive, each with its name in there."""
+    inside = {name.partition("/")[2]: name for name in names}
+    return {name.removeprefix("extra/"): full for name, full in inside.items() if name.startswith("extra/")}
+
+
+def extra_files_of(source: Path) -> ExtraFiles:
+    """What ``torch.jit.save`` wrote beside a model.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no TorchScript file.
+    """
+    with _opened(source) as archive:
+        return {name: archive.read(full) for name, full in _extra_names(archive.namelist()).items()}
+
+
+@contextlib.contextmanager
+def _opened(source: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(source) as archive:
+            yield archive
+    except zipfile.BadZipFile as error:
+        raise ValueError(
+            f"model {source} must be a TorchScript file, which is a zip archive, got another format ({error}); pass "
+            "what torch.jit.save wrote"
+        ) from error
 
 
 def _without(attribute: str, code: str, forwards: Mapping[str, str]) -> tuple[str, int]:

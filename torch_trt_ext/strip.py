@@ -1,4 +1,4 @@
-"""Makes the file of an optimized model smaller: ``python -m torch_trt_ext.strip model.pt --drop-fallback -o out.pt``.
+"""Makes the file of an optimized model smaller; the command is ``torch-trt-ext strip``.
 
 ``optimize()`` keeps beside each engine the subgraph that it replaced, weights included, for inputs and machines that
 the engine does not take. A file for one kind of machine and for known shapes can do without.
@@ -6,9 +6,7 @@ the engine does not take. A file for one kind of machine and for known shapes ca
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,24 +121,3 @@ def drop_fallback(source: str | os.PathLike[str], target: str | os.PathLike[str]
         ) from error
     bytes_before = source.stat().st_size
     return Stripped(edited.classes, bytes_before, save(model, target, extra_files))
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m torch_trt_ext.strip", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("model", type=Path, help="file of an optimized model")
-    parser.add_argument(
-        "--drop-fallback", action="store_true", required=True, help="drop the subgraphs that the engines replaced"
-    )
-    parser.add_argument("-o", "--output", type=Path, required=True, help="file to write")
-    options = parser.parse_args(arguments)
-    try:
-        print(f"{options.output}: {drop_fallback(options.model, options.output)}")
-    except (OSError, RuntimeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

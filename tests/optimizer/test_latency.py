@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import timing
-from torch_trt_ext.optimizer.latency import MIN_RUNS, Latency, compare_latency, measure
+from torch_trt_ext.optimizer.latency import MIN_RUNS, Latency, calls_per_second, compare_latency, measure, time_calls
 
 SHORT_S = 0.002
 LONG_S = 5 * SHORT_S
@@ -53,6 +53,24 @@ def test_rounds_alternate_and_share_the_runs() -> None:
     # Warm-up; then blocks of 3 and 2 timed calls, one more before each, the second round backwards.
     assert "".join(log) == "aabb" + "aaaa" + "bbbb" + "bbb" + "aaa"
     assert {name: latency.runs for name, latency in measured.items()} == {"a": 5, "b": 5}
+
+
+def test_times_of_every_call() -> None:
+    times = time_calls({"a": lambda: None, "b": lambda: time.sleep(SHORT_S)}, device="cpu", warmup=1, runs=7)
+    assert {name: len(measured.wall_ms) for name, measured in times.items()} == {"a": 7, "b": 7}
+    assert min(times["b"].wall_ms) >= SHORT_S * 1000
+    assert times["a"].enqueue_ms == times["a"].device_ms == []
+
+
+def test_throughput() -> None:
+    log: list[str] = []
+
+    def call() -> None:
+        log.append("a")
+        time.sleep(SHORT_S)
+
+    assert 0 < calls_per_second(call, device="cpu", runs=5) <= 1 / SHORT_S
+    assert len(log) == 5
 
 
 def test_more_rounds_than_runs() -> None:

@@ -124,6 +124,15 @@ def test_ranges_as_written() -> None:
     assert _drawn("{4}").unique().tolist() == [4]
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16", "int32", "int8", "uint8"])
+def test_ranges_with_a_dtype(dtype: str) -> None:
+    values = _drawn(f"[0, 5] {dtype}")
+    assert values.dtype is getattr(torch, dtype)
+    assert values.to(torch.float64).unique().tolist() == [0, 1, 2, 3, 4, 5]
+    assert _drawn("{0, 1} bool").unique().tolist() == [False, True]
+    assert _drawn("[0.5, 0.75]float32").dtype is torch.float32
+
+
 def test_ranges_of_one_set_hold_for_all() -> None:
     samples = _make(input_shapes=[["2*3", "5"], ["4*3", "6"]], input_ranges=["[5.0, 6.0]", "{9}"])
     for image, mask in samples.items:
@@ -153,6 +162,8 @@ def test_inputs_give_the_order_of_the_shapes() -> None:
         ({"input_shapes": ["1"], "input_ranges": [["0, 1"]]}, r"input_ranges\[0\]\[0\] must be a range, got '0, 1'"),
         ({"input_shapes": ["1"], "input_ranges": [["[a,f]"]]}, r"must be a range"),
         ({"input_shapes": ["1"], "input_ranges": [["{0.5,1}"]]}, r"must be a range"),
+        ({"input_shapes": ["1"], "input_ranges": [["[0, 1] int"]]}, r"must be a range, got '\[0, 1\] int'"),
+        ({"input_shapes": ["1"], "input_ranges": [["[0, 300] uint8"]]}, r"must stay within uint8's 0 and 255, got"),
         ({"input_shapes": ["1"], "input_ranges": [["[2, 1]"]]}, r"from the smaller to the larger end, got '\[2, 1\]'"),
         ({"input_shapes": ["1"], "input_ranges": [[f"[0, {2**63}]"]]}, r"must stay within 9223372036854775806 of 0"),
         ({"input_shapes": ["1"], "input_ranges": [["[0, 1e39]"]]}, r"must stay within 1.7"),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 
 import torch
+from tqdm import tqdm
 
 #: The protocol of PAI-Blade's tutorial.
 WARMUP_RUNS = 100
@@ -96,6 +97,37 @@ def compare_latency(
     Raises:
         ValueError: a number is out of range.
     """
+    times = time_calls(calls, device=device, warmup=warmup, runs=runs, max_seconds=max_seconds, rounds=rounds)
+    return {name: measured.latency() for name, measured in times.items()}
+
+
+def time_calls(
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    device: torch.device | str,
+    warmup: int = WARMUP_RUNS,
+    runs: int = TIMED_RUNS,
+    max_seconds: float | None = None,
+    rounds: int = 10,
+    show_progress: bool = False,
+) -> dict[str, CallTimes]:
+    """:func:`compare_latency` with the times of every single call.
+
+    Args:
+        calls: as for :func:`compare_latency`.
+        device: likewise.
+        warmup: likewise.
+        runs: likewise.
+        max_seconds: likewise.
+        rounds: likewise.
+        show_progress: whether a bar on stderr counts the rounds.
+
+    Returns:
+        The times of each call, by name, in the order given.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
     for name, value, least in (("warmup", warmup, 0), ("runs", runs, 1), ("rounds", rounds, 1)):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
@@ -111,8 +143,8 @@ def compare_latency(
             # The next one may use the same memory on another stream.
             clock.wait()
         rounds = min(rounds, runs)
-        times = {name: _Times() for name in calls}
-        for number in range(rounds):
+        times = {name: CallTimes() for name in calls}
+        for number in tqdm(range(rounds), "timing", disable=not show_progress, leave=False):
             share = runs // rounds + (number < runs % rounds)
             for name in list(calls) if number % 2 == 0 else reversed(list(calls)):
                 if rounds > 1:
@@ -120,17 +152,43 @@ def compare_latency(
                 clock.wait()
                 for _ in range(share):
                     clock.time(calls[name], times[name])
-    return {name: measured.latency() for name, measured in times.items()}
+    return times
+
+
+def calls_per_second(call: Callable[[], object], *, device: torch.device | str, runs: int) -> float:
+    """Throughput of calls that do not wait for each other's device work, without gradients.
+
+    Args:
+        call: what to time; it is warm.
+        device: where its work runs.
+        runs: how many calls, at least 1.
+    """
+    clock = _Clock(torch.device(device))
+    with torch.no_grad():
+        clock.wait()
+        start = time.perf_counter()
+        for _ in range(runs):
+            call()
+        clock.wait()
+        return runs / (time.perf_counter() - start)
 
 
 @dataclass
-class _Times:
-    """Milliseconds of each timed call."""
+class CallTimes:
+    """Milliseconds of each timed call, in the order in which they were made.
+
+    Attributes:
+        wall_ms: wall clock from the call to the end of its device work.
+        enqueue_ms: wall clock until the call returned; empty on the CPU, where that is the same.
+        device_ms: CUDA events around the call; empty on the CPU.
+    """
 
     wall_ms: list[float] = field(default_factory=list)
+    enqueue_ms: list[float] = field(default_factory=list)
     device_ms: list[float] = field(default_factory=list)
 
     def latency(self) -> Latency:
+        """The figures that comparisons need."""
         # Deciles need two values.
         deciles = statistics.quantiles(self.wall_ms, n=10) if len(self.wall_ms) > 1 else self.wall_ms
         return Latency(
@@ -154,7 +212,7 @@ class _Clock:
         if self._on_gpu:
             torch.cuda.synchronize(self._device)
 
-    def time(self, call: Callable[[], object], times: _Times) -> None:
+    def time(self, call: Callable[[], object], times: CallTimes) -> None:
         """Adds one call's times; the device must be idle."""
         if self._on_gpu:
             stream = torch.cuda.current_stream(self._device)
@@ -163,8 +221,10 @@ class _Clock:
         start = time.perf_counter()
         call()
         if self._on_gpu:
+            returned = time.perf_counter()
             end_event.record(stream)
             self.wait()
+            times.enqueue_ms.append((returned - start) * 1000)
             times.device_ms.append(start_event.elapsed_time(end_event))
         times.wall_ms.append((time.perf_counter() - start) * 1000)
 
@@ -176,7 +236,7 @@ def _fit(
     started = time.perf_counter()
     seconds_a_turn = 0.0
     for call in calls.values():
-        times = _Times()
+        times = CallTimes()
         clock.wait()
         for _ in range(_ESTIMATE_RUNS):
             clock.time(call, times)

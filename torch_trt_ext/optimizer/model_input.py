@@ -61,17 +61,37 @@ def read_model(model: Any, device: torch.device, example: tuple[Any, ...] | None
     return ModelInput(script, "torch_module", "unnamed.pt", remarks)
 
 
-def _load(path: str, device: torch.device) -> torch.jit.ScriptModule:
+def load_script(path: str, device: torch.device) -> torch.jit.ScriptModule:
+    """Reads a file of ``torch.jit.save``.
+
+    Args:
+        path: of the file.
+        device: where the model goes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        RuntimeError: the file is no TorchScript, or has operators that are not loaded.
+    """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"model must be the path of a TorchScript file, but there is no file at {path!r}")
     try:
         script: torch.jit.ScriptModule = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
+        if "Unknown builtin op" in first_line(error):
+            raise RuntimeError(
+                f"model {path!r} must have its operators registered before it is loaded, got: {first_line(error)} "
+                "Import the package that has them, as torchvision, or open their library with torch.ops.load_library"
+            ) from error
         raise RuntimeError(
             f"model must be the path of a TorchScript file, as torch.jit.save writes it, but {path!r} cannot be read "
             f"as one: {first_line(error)}. A file of torch.save holds a module or weights: load it yourself, and give "
             "the module"
         ) from error
+    return script
+
+
+def _load(path: str, device: torch.device) -> torch.jit.ScriptModule:
+    script = load_script(path, device)
     _check_mode(script, "load the file, call eval(), and give the module or save it again")
     return script
 

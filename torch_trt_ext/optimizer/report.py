@@ -30,6 +30,7 @@ __all__ = [
     "Report",
     "build_report",
     "device_name",
+    "json_values",
     "software_versions",
 ]
 
@@ -112,7 +113,7 @@ class Report(dict[str, Any]):
         Raises:
             TypeError: a value was added that JSON cannot hold.
         """
-        return json.dumps(_plain("report", self), indent=indent, allow_nan=False)
+        return json.dumps(json_values("report", self), indent=indent, allow_nan=False)
 
     def __str__(self) -> str:
         return self.to_json()
@@ -250,7 +251,7 @@ def build_report(
         "accuracy": accuracy or {},
         "coverage": coverage or {},
     }
-    return Report(_plain("report", report))
+    return Report(json_values("report", report))
 
 
 def _check_latency(subject: str, value: float) -> None:
@@ -272,12 +273,12 @@ def _software_context(device_type: DeviceType) -> list[dict[str, str]]:
     ]
 
 
-def _plain(subject: str, value: object) -> Any:
-    """``value`` as strict JSON can hold it.
+def json_values(subject: str, value: object) -> Any:
+    """``value`` as strict JSON can hold it: scalars of numpy and torch as numbers, NaN and infinities as strings.
 
     Args:
         subject: where it stands, for messages.
-        value: see :func:`build_report`.
+        value: dicts, lists and tuples of such scalars, dtypes, paths, strings and numbers.
 
     Raises:
         TypeError: JSON has nothing for it.
@@ -285,7 +286,7 @@ def _plain(subject: str, value: object) -> Any:
     if isinstance(value, (np.generic, np.ndarray, torch.Tensor)):
         if math.prod(value.shape) != 1:
             raise TypeError(f"{subject} must be a JSON value, got an array of shape {tuple(value.shape)}; use tolist()")
-        return _plain(subject, value.item())
+        return json_values(subject, value.item())
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if value is None or isinstance(value, (str, int)):
@@ -298,7 +299,7 @@ def _plain(subject: str, value: object) -> Any:
         for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"{subject} must have strings as keys, got {key!r}; use str()")
-        return {key: _plain(f"{subject}[{key!r}]", item) for key, item in value.items()}
+        return {key: json_values(f"{subject}[{key!r}]", item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(f"{subject}[{index}]", item) for index, item in enumerate(value)]
+        return [json_values(f"{subject}[{index}]", item) for index, item in enumerate(value)]
     raise TypeError(f"{subject} must be a JSON value, got {type(value).__name__}; convert it first")

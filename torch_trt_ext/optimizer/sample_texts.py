@@ -4,24 +4,42 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torch_trt_ext.optimizer.structures import describe
+from torch_trt_ext.optimizer.structures import describe, dtype_name
 
 _SHAPE_EXAMPLE = 'write dimensions separated by "*", as in input_shapes=[["1*3*224*224", "1*512"]]'
 _RANGE_EXAMPLE = (
-    'write "[0.1, 0.4]" for float32, "[0, 255]" for int64, or "{0,1,2}" for a choice of int64, '
-    'as in input_ranges=[["[0.0, 1.0]", "[0, 255]"]]'
+    'write "[0.1, 0.4]" for float32, "[0, 255]" for int64, "{0,1,2}" for a choice of int64, or "[0, 255] uint8" for '
+    'another dtype, as in input_ranges=[["[0.0, 1.0]", "[0, 255]"]]'
 )
 
 _NUMBER = r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*"
 _INTERVAL = re.compile(rf"\[{_NUMBER},{_NUMBER}\]")
 _CHOICE = re.compile(r"\{(\s*[-+]?\d+\s*(?:,\s*[-+]?\d+\s*)*)\}")
 _INTEGER = re.compile(r"[-+]?\d+")
+_WITH_DTYPE = re.compile(r"(.*[\]}])\s*([a-z]+\d*)")
+
+#: What a range may be followed by.
+DTYPES = {
+    dtype_name(dtype): dtype
+    for dtype in (
+        torch.float64,
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+        torch.bool,
+    )
+}
 _INT64 = torch.iinfo(torch.int64)
 
 Shape = tuple[int, ...]
@@ -103,16 +121,22 @@ class Range:
         low: smallest value.
         high: largest value.
         choice: all values, where they are listed.
-        whole: whether the tensor is int64; float32 otherwise.
+        whole: whether the values are whole numbers.
+        dtype: of the tensor; None is int64 for whole numbers, else float32.
     """
 
     low: float
     high: float
     choice: tuple[int, ...] = ()
     whole: bool = False
+    dtype: torch.dtype | None = None
 
     def draw(self, shape: Shape, generator: torch.Generator) -> Tensor:
         """A tensor of such values."""
+        drawn = self._draw(shape, generator)
+        return drawn if self.dtype is None else drawn.to(self.dtype)
+
+    def _draw(self, shape: Shape, generator: torch.Generator) -> Tensor:
         if self.choice:
             values = torch.tensor(self.choice, dtype=torch.int64)
             return values[torch.randint(len(self.choice), shape, generator=generator)]
@@ -134,10 +158,13 @@ def _is_range(value: object) -> bool:
 def _parse_range(value: object, where: str) -> Range:
     if not isinstance(value, str):
         raise TypeError(f"{where} must be a string, got {describe(value)}; {_RANGE_EXAMPLE}")
-    if match := _CHOICE.fullmatch(value.strip()):
+    text, dtype = value.strip(), None
+    if (match := _WITH_DTYPE.fullmatch(text)) and match[2] in DTYPES:
+        text, dtype = match[1], DTYPES[match[2]]
+    if match := _CHOICE.fullmatch(text):
         choice = tuple(int(number) for number in match[1].split(","))
         parsed = Range(min(choice), max(choice), choice, whole=True)
-    elif match := _INTERVAL.fullmatch(value.strip()):
+    elif match := _INTERVAL.fullmatch(text):
         if all(_INTEGER.fullmatch(end) for end in match.groups()):
             parsed = Range(int(match[1]), int(match[2]), whole=True)
         else:
@@ -150,4 +177,16 @@ def _parse_range(value: object, where: str) -> Range:
     limit = _INT64.max - 1 if parsed.whole else torch.finfo(torch.float32).max / 2
     if max(-parsed.low, parsed.high) > limit:
         raise ValueError(f"{where} must stay within {limit} of 0, got {value!r}")
-    return parsed
+    if dtype is None:
+        return parsed
+    least, most = _limits(dtype)
+    if not (least <= parsed.low and parsed.high <= most):
+        raise ValueError(f"{where} must stay within {dtype_name(dtype)}'s {least} and {most}, got {value!r}")
+    return replace(parsed, dtype=dtype)
+
+
+def _limits(dtype: torch.dtype) -> tuple[float, float]:
+    if dtype is torch.bool:
+        return 0, 1
+    limits = torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)
+    return limits.min, limits.max

@@ -119,7 +119,8 @@ def make_samples(
             list, and a single list of ints is a single shape.
         input_ranges: for generated tensors, nested like ``input_shapes``; a single set holds for all of them.
             ``"[0.1, 0.4]"`` is float32, uniform; ``"[0, 255]"``, both ends without a dot, is int64, both ends included;
-            ``"{0,1,2}"`` is a choice of int64. Without ranges, float32 in [0, 1).
+            ``"{0,1,2}"`` is a choice of int64. Another dtype follows: ``"[0, 255] uint8"``, ``"[0.0, 1.0] float16"``.
+            Without ranges, float32 in [0, 1).
         inputs: names of the arguments (with test data, also paths as ``images.0``) that the shapes are for, in their
             order. Without them the shapes are for the first arguments (with test data, for all tensors).
         argument_names: what ``forward`` calls its arguments, in order, without ``self``.
