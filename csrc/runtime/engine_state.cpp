@@ -2,9 +2,8 @@
 
 #include <c10/util/Exception.h>
 
-#include <charconv>
-
 #include "runtime/checksum.h"
+#include "runtime/saved_text.h"
 #include "runtime/utf8.h"
 
 namespace torch_trt_ext {
@@ -20,7 +19,6 @@ constexpr const char* kOutputShapesField = "output_shapes";
 constexpr const char* kProfilesField = "profiles";
 constexpr const char* kWeightBudgetField = "weight_budget";
 constexpr const char* kMadeOnPrefix = "made_on.";
-constexpr const char* kDamaged = "; the file is damaged, save it again";
 
 /// How much of a text from a file a message repeats.
 constexpr size_t kQuotedBytes = 64;
@@ -97,12 +95,7 @@ const std::vector<std::string>& required_field(const Facts& fields, const std::s
 }
 
 int64_t parse_budget(const std::vector<std::string>& words) {
-  int64_t bytes = -1;
-  if (words.size() == 1) {
-    const std::string& word = words[0];
-    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), bytes);
-    bytes = error == std::errc() && end == word.data() + word.size() ? bytes : -1;
-  }
+  const int64_t bytes = words.size() == 1 ? parse_int(words[0]).value_or(-1) : -1;
   TORCH_CHECK_VALUE(bytes >= 0, "field '", kWeightBudgetField, "' of a saved engine must be a number of bytes, got ",
                     words.empty() ? "nothing" : quote(words[0]), kDamaged);
   return bytes;

@@ -3,13 +3,13 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
-#include <charconv>
 #include <string_view>
+
+#include "runtime/saved_text.h"
 
 namespace torch_trt_ext {
 namespace {
 
-constexpr const char* kDamaged = "; the file is damaged, save it again";
 constexpr size_t kShapesInRange = 3;
 
 size_t index_of(const std::vector<TensorInfo>& tensors, const std::string& name) {
@@ -45,12 +45,10 @@ std::vector<int64_t> parse_shape(std::string_view word, int64_t least) {
     return shape;
   }
   for (const std::string_view part : split(word, 'x')) {
-    int64_t size = 0;
-    const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), size);
-    TORCH_CHECK_VALUE(error == std::errc() && end == part.data() + part.size() && size >= least,
-                      "a shape of a saved engine must be sizes of at least ", least, " like 1x3x224x224, got ",
-                      word.size(), " characters of something else", kDamaged);
-    shape.push_back(size);
+    const std::optional<int64_t> size = parse_int(part);
+    TORCH_CHECK_VALUE(size.has_value() && *size >= least, "a shape of a saved engine must be sizes of at least ", least,
+                      " like 1x3x224x224, got ", word.size(), " characters of something else", kDamaged);
+    shape.push_back(*size);
   }
   return shape;
 }
