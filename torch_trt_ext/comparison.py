@@ -8,13 +8,10 @@ from typing import Any
 import torch
 
 from torch_trt_ext.optimizer.accuracy import Comparison, compare
-from torch_trt_ext.optimizer.messages import what_failed
-from torch_trt_ext.optimizer.structures import children, describe, detach_clone, is_sequence
+from torch_trt_ext.optimizer.reference import checked_answer
+from torch_trt_ext.optimizer.structures import children, describe, is_sequence
 
 __all__ = ["compare_models", "name_detections"]
-
-#: Of the random numbers that a model draws, so that two models draw the same ones.
-_SEED = 0
 
 
 def compare_models(
@@ -43,7 +40,7 @@ def compare_models(
     """
     comparisons = []
     for item in items:
-        outputs = [_answer(model, item) for model in (expected, actual)]
+        outputs = [checked_answer(model, item, "inputs") for model in (expected, actual)]
         if detections:
             outputs = [name_detections(output, detections) for output in outputs]
         comparisons.append(compare(*outputs))
@@ -83,15 +80,3 @@ def name_detections(outputs: Any, names: Sequence[str]) -> list[dict[str, torch.
     return [
         {name: tensor[image][scores[image] > 0] for name, tensor in tensors.items()} for image in range(len(scores))
     ]
-
-
-def _answer(model: torch.jit.ScriptModule, item: tuple[Any, ...]) -> Any:
-    torch.manual_seed(_SEED)
-    try:
-        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return detach_clone(model(*detach_clone(item)))
-    except Exception as error:  # whatever the model's code raises
-        raise ValueError(
-            f"inputs must be arguments that the model takes, got {describe(item)}, and the model raised "
-            f"{type(error).__name__}: {what_failed(error)}"
-        ) from error

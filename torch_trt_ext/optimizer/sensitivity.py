@@ -124,17 +124,11 @@ def of_subgraph(prepared: _C.PreparedModel, candidate: Candidate) -> Iterator[Ro
     subgraph = candidate.subgraph
     with observation.session() as number:
         rounding = wrap(prepared.rounding(subgraph.index, number))
-
-        def outputs(module: torch.jit.ScriptModule, call: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-            with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-                given = module(list(call))
-            return [given[position] for position in subgraph.data_outputs]
-
-        expected = [outputs(subgraph.fallback, call) for call in subgraph.calls]
+        expected = [subgraph.reference(call) for call in subgraph.calls]
 
         def error() -> float:
             pairs = zip(expected, subgraph.calls, strict=True)
-            return max(compare(wanted, outputs(rounding, call)).relative for wanted, call in pairs)
+            return max(compare(wanted, subgraph.reference(call, rounding)).relative for wanted, call in pairs)
 
         yield Rounding(number, candidate.precision, half_nodes(candidate), error)
 

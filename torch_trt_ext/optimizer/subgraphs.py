@@ -16,6 +16,7 @@ from torch_trt_ext.optimizer import engine_module, observation, onnx_export, sup
 from torch_trt_ext.optimizer.engine_builder import EngineBuilder, Precision
 from torch_trt_ext.optimizer.latency import measure
 from torch_trt_ext.optimizer.plugin_operators import operators_of
+from torch_trt_ext.optimizer.reference import exact
 from torch_trt_ext.optimizer.script_module import wrap
 
 #: Share of the model's time below which a subgraph gets no engine.
@@ -61,6 +62,14 @@ class Subgraph:
     def data_outputs(self) -> list[int]:
         """Positions of the outputs that the engine gives."""
         return [position for position, with_data in enumerate(self.with_data) if with_data]
+
+    def reference(self, call: Sequence[Tensor], module: Any = None) -> list[Tensor]:
+        """What an engine should give for a recorded call: the outputs with data of the subgraph, or of another module
+        in its place.
+        """
+        with exact():
+            outputs = (self.fallback if module is None else module)(list(call))
+        return [outputs[position] for position in self.data_outputs]
 
 
 class Unconvertible(Exception):

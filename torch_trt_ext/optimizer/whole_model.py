@@ -12,11 +12,8 @@ from torch_trt_ext.optimizer.accuracy import Comparison, compare
 from torch_trt_ext.optimizer.latency import Latency, compare_latency
 from torch_trt_ext.optimizer.messages import what_failed
 from torch_trt_ext.optimizer.model_input import copy_script
-from torch_trt_ext.optimizer.structures import describe
+from torch_trt_ext.optimizer.reference import answer, checked_answer
 from torch_trt_ext.optimizer.summary import Outcome
-
-#: Of the random numbers that a model draws, so that two forms of it draw the same ones.
-_SEED = 0
 
 
 class WholeModel:
@@ -36,13 +33,7 @@ class WholeModel:
         self._expected = []
         samples = outcome.samples
         for item, origin in zip(samples.items, samples.origins, strict=True):
-            try:
-                self._expected.append(_answer(self.original(), item))
-            except Exception as error:  # whatever the model's code raises
-                raise ValueError(
-                    f"{origin} must be arguments that the model takes, got {describe(item)}, and the model raised "
-                    f"{type(error).__name__}: {what_failed(error)}"
-                ) from error
+            self._expected.append(checked_answer(self.original(), item, origin))
 
     def original(self) -> torch.jit.ScriptModule:
         """A copy of the model in its initial state."""
@@ -90,7 +81,7 @@ class WholeModel:
     def _compare(self, optimized: observation.ModelMaker) -> Comparison:
         """The errors of the sample on which the optimized model is furthest off."""
         comparisons = [
-            compare(expected, _answer(optimized(), item))
+            compare(expected, answer(optimized(), item))
             for expected, item in zip(self._expected, self._outcome.samples.items, strict=True)
         ]
         return max(comparisons, key=lambda comparison: comparison.relative)
@@ -113,10 +104,3 @@ class WholeModel:
             runs=timing.timed_runs,
             max_seconds=timing.max_seconds,
         )
-
-
-def _answer(model: Any, item: tuple[Any, ...]) -> Any:
-    """The model's answer in float32."""
-    torch.manual_seed(_SEED)
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        return observation.run(model, [item])[0]
