@@ -19,10 +19,10 @@ from torch_trt_ext.saved_file import extra_files_of
 
 __all__ = ["Contents", "EngineInfo", "IoInfo", "Layer", "inspect_file", "inspect_model"]
 
-_OPENVINO_PRECISIONS = {b"f32": "float32", b"bf16": "bfloat16", b"f16": "float16"}
 #: Sizes, and the ranges of the profiles.
 _InputShape = tuple[list[int] | None, list[list[list[int]]]]
 
+_OPENVINO_PRECISIONS = {b"f32": "float32", b"bf16": "bfloat16", b"f16": "float16"}
 _OPENVINO_PRECISION = re.compile(rb'<inference_precision value="(\w+)"')
 
 

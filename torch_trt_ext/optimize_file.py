@@ -9,7 +9,7 @@ from typing import Any
 from torch_trt_ext.optimizer.opt_spec import OptSpec
 from torch_trt_ext.optimizer.optimize import optimize
 from torch_trt_ext.optimizer.report import Report
-from torch_trt_ext.saved_file import extra_files_of, save
+from torch_trt_ext.saved_file import check_target, extra_files_of, save
 
 __all__ = ["optimize_file"]
 
@@ -40,8 +40,7 @@ def optimize_file(
         RuntimeError: as ``optimize()`` raises it.
     """
     source, target = Path(source), Path(target)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"target must be in a folder that is there, got {target}; make {target.parent} first")
+    check_target(target)
     extra_files = extra_files_of(source)
     optimized, opt_spec, report = optimize(source, optimization_level, device_type, **arguments)
     save(optimized, target, extra_files)

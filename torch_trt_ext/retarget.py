@@ -19,7 +19,7 @@ from torch_trt_ext.optimizer.messages import first_line
 from torch_trt_ext.optimizer.optimize import optimize
 from torch_trt_ext.optimizer.report import Report
 from torch_trt_ext.optimizer.script_module import find_engines, modules_with_engine, wrap
-from torch_trt_ext.saved_file import ExtraFiles, drop_attribute, save
+from torch_trt_ext.saved_file import ExtraFiles, check_target, drop_attribute, save
 
 __all__ = ["restore", "retarget"]
 
@@ -98,8 +98,7 @@ def retarget(
         raise ValueError(
             f"device_type must be 'gpu' (TensorRT on the current CUDA device) or 'cpu' (OpenVINO), got {device_type!r}"
         )
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"target must be in a folder that is there, got {target}; make {target.parent} first")
+    check_target(target)
     # Says what is missing, where torch would only say that it finds no GPU.
     make_builder("gpu" if device_type == "gpu" else "cpu", Config())
     device = torch.device("cuda", torch.cuda.current_device()) if device_type == "gpu" else torch.device("cpu")

@@ -161,6 +161,16 @@ def _without(attribute: str, code: str, forwards: Mapping[str, str]) -> tuple[st
     return "".join(parts), count
 
 
+def check_target(target: Path) -> None:
+    """Before the work whose result goes there.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"target must be in a folder that is there, got {target}; make {target.parent} first")
+
+
 def save(model: torch.jit.ScriptModule, target: Path, extra_files: ExtraFiles) -> int:
     """Writes a model; who reads the target at this moment reads all of what it was.
 

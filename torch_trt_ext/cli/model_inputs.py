@@ -93,24 +93,21 @@ class ModelInputs:
         return samples.items
 
 
-def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives a command ``--input``, ``--range`` and ``--inputs``; it gets them as ``model_inputs``."""
-    return _input_options(command)
-
-
 def input_and_profile_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """:func:`input_options` and ``--min``, ``--opt``, ``--max``."""
 
     def option(name: str, text: str) -> Callable[..., Any]:
         return click.option(f"--{name}", f"profile_{name}", type=_shape, multiple=True, metavar="SHAPE", help=text)
 
-    command = option("max", "The largest shape.")(_input_options(command))
+    command = option("max", "The largest shape.")(input_options(command))
     command = option("opt", "The shape to tune for; --input as well can say a dtype.")(command)
     least = "Smallest shape of an input tensor that engines take; once for each, with --opt and --max."
     return option("min", least)(command)  # type: ignore[no-any-return]
 
 
-def _input_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a command ``--input``, ``--range`` and ``--inputs``; it gets them as ``model_inputs``."""
+
     @click.option(
         "--input",
         "tensors",

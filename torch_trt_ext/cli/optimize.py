@@ -7,29 +7,16 @@ from pathlib import Path
 import click
 
 from torch_trt_ext.cli.answer import Answer, answers
-from torch_trt_ext.cli.model_inputs import ModelInputs, input_and_profile_options
+from torch_trt_ext.cli.model_inputs import ModelInputs
 from torch_trt_ext.cli.optimized import report_answer
-from torch_trt_ext.cli.options import (
-    add_profile,
-    build_device_option,
-    config_options,
-    loading_options,
-    model_argument,
-    output_option,
-)
+from torch_trt_ext.cli.options import add_profile, building_options
 from torch_trt_ext.config import Config
 
 
 @click.command()
-@model_argument
-@output_option
-@build_device_option
+@building_options
 @click.option("--level", type=click.Choice(["o1"]), default="o1", show_default=True, help="o1: engines of 16 bits.")
-@input_and_profile_options
-@config_options
 @click.option("--opt-spec", type=click.Path(path_type=Path), help="Also write what the model needs, as JSON.")
-@click.option("-v", "--verbose", is_flag=True, help="Say on stderr what is being done.")
-@loading_options
 @answers
 def optimize(
     model: Path,

@@ -14,7 +14,7 @@ import torch
 from click.shell_completion import CompletionItem
 
 from torch_trt_ext import runtime
-from torch_trt_ext.cli.model_inputs import ModelInputs
+from torch_trt_ext.cli.model_inputs import ModelInputs, input_and_profile_options
 from torch_trt_ext.config import Config
 from torch_trt_ext.doctor import usual_device
 from torch_trt_ext.optimizer.model_input import argument_names, load_script
@@ -94,6 +94,22 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def building_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a command all that one which builds engines takes: a model, inputs, settings, and where the result goes."""
+    verbose = click.option("-v", "--verbose", is_flag=True, help="Say on stderr what is being done.")
+    for option in (
+        loading_options,
+        verbose,
+        config_options,
+        input_and_profile_options,
+        build_device_option,
+        output_option,
+        model_argument,
+    ):
+        command = option(command)
+    return command
+
+
 def _apply(config: Config, setting: str) -> None:
     name, separator, text = setting.partition("=")
     if not separator:
@@ -109,8 +125,9 @@ def _apply(config: Config, setting: str) -> None:
     try:
         for group in groups:
             # What is no group has no options of its own.
-            if group not in config.to_dict() or not isinstance(config.to_dict()[group], dict):
-                raise AttributeError(f"config has no group {group!r}; its options are {', '.join(config.to_dict())}")
+            options = config.to_dict()
+            if not isinstance(options.get(group), dict):
+                raise AttributeError(f"config has no group {group!r}; its options are {', '.join(options)}")
             target = getattr(target, group)
         setattr(target, last, value)
     except (AttributeError, TypeError, ValueError) as error:

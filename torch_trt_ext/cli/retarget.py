@@ -7,27 +7,14 @@ from pathlib import Path
 import click
 
 from torch_trt_ext.cli.answer import Answer, answers
-from torch_trt_ext.cli.model_inputs import ModelInputs, input_and_profile_options
+from torch_trt_ext.cli.model_inputs import ModelInputs
 from torch_trt_ext.cli.optimized import report_answer
-from torch_trt_ext.cli.options import (
-    add_profile,
-    build_device_option,
-    config_options,
-    loading_options,
-    model_argument,
-    output_option,
-)
+from torch_trt_ext.cli.options import add_profile, building_options
 from torch_trt_ext.config import Config
 
 
 @click.command()
-@model_argument
-@output_option
-@build_device_option
-@input_and_profile_options
-@config_options
-@click.option("-v", "--verbose", is_flag=True, help="Say on stderr what is being done.")
-@loading_options
+@building_options
 @answers
 def retarget(
     model: Path, output: Path, device_type: str, model_inputs: ModelInputs, config: Config, verbose: bool

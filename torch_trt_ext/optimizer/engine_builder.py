@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import onnx
 import torch
@@ -295,10 +295,9 @@ class OpenVINOBuilder(EngineBuilder):
 
 
 def _ladder(first: str, *wider: Precision) -> list[Precision]:
-    """``first``, then those of ``wider`` that come after it; float32 is the last."""
-    known: list[Precision] = ["float16", "bfloat16", "tf32", "float32"]
-    place = known.index(next(precision for precision in known if precision == first))
-    return [known[place], *(precision for precision in wider if known.index(precision) > place)]
+    """``first``, then those of ``wider`` that come after it, or all where it is none of them."""
+    place = wider.index(first) + 1 if first in wider else 0
+    return [cast(Precision, first), *wider[place:]]
 
 
 def make_builder(device_type: DeviceType, config: Config) -> EngineBuilder:
