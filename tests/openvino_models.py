@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import openvino as ov
 import torch
 from openvino import opset13
 from torch import Tensor
 
+from torch_trt_ext import OpenVINOEngineExtension
 from torch_trt_ext.builders.openvino_model import plan_from_model
 from torch_trt_ext.engine_plan import EnginePlan
+from torch_trt_ext.optimizer.engine_module import EngineOrSubgraph
 
 
 @functools.cache
@@ -35,6 +38,33 @@ def two_way_plan() -> EnginePlan:
     first.output(0).set_names({"first"})
     second.output(0).set_names({"second"})
     return plan_from_model(ov.Model([opset13.result(second), opset13.result(first)], [b, a], "two_way"))
+
+
+def affine_engine() -> Any:
+    """An engine of :func:`affine_plan`."""
+    return OpenVINOEngineExtension(affine_plan().data, affine_plan().io_spec)
+
+
+def engine_or_shape(subgraph: torch.nn.Module, *, data: int, shape: int) -> EngineOrSubgraph:
+    """:func:`affine_engine` on the first of two inputs, beside what it does not do.
+
+    Args:
+        subgraph: what the two inputs are given to where the engine cannot take them.
+        data: which of the outputs is the engine's.
+        shape: which of them has the second input's shape, 4, and no more.
+    """
+    return EngineOrSubgraph(
+        affine_engine(),
+        torch.jit.script(subgraph),
+        engine_inputs=[0],
+        other_inputs=[1],
+        other_shapes=[[4]],
+        other_like=[torch.zeros(1)],
+        data_outputs=[data],
+        shape_outputs=[shape],
+        shapes=[[4]],
+        like=[torch.zeros(1)],
+    )
 
 
 class EngineModule(torch.nn.Module):

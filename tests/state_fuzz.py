@@ -25,7 +25,8 @@ from typing import Any
 import torch
 
 from tests.openvino_models import two_way_plan
-from torch_trt_ext import OpenVINOEngineExtension, TRTEngineExtension
+from tests.unrunnable import unrunnable_engine
+from torch_trt_ext import OpenVINOEngineExtension
 
 State = tuple[Any, Any, dict[str, list[str]]]
 
@@ -190,9 +191,7 @@ class States:
 
     def __init__(self) -> None:
         self.engine = OpenVINOEngineExtension(two_way_plan().data, two_way_plan().io_spec)
-        header = struct.pack("<4s12xQ4s", b"ftrt", 128, bytes([10, 6, 0, 26]))
-        spec = (["a"], ["first", "second"], ["Float"], ["Float", "Int"])
-        self.no_tensorrt = TRTEngineExtension(header.ljust(128, b"\0"), spec)
+        self.no_tensorrt = unrunnable_engine((["a"], ["first", "second"], ["Float"], ["Float", "Int"]))
         self.states = [state_of(self.engine), state_of(self.no_tensorrt)]
 
     def run(self, rng: random.Random) -> str:

@@ -11,8 +11,7 @@ import torch
 
 from tests.cmake_program import build_program
 from tests.fresh_process import ROOT
-from tests.openvino_models import EngineModule, affine_plan
-from torch_trt_ext import OpenVINOEngineExtension
+from tests.openvino_models import EngineModule, affine_engine
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ def _run(program: Path, model: Path, rows: int, columns: int) -> subprocess.Comp
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.pt"
-    engine = OpenVINOEngineExtension(affine_plan().data, affine_plan().io_spec)
+    engine = affine_engine()
     torch.jit.save(torch.jit.script(EngineModule(engine)), str(path))
     return path
 

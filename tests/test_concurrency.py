@@ -17,7 +17,7 @@ import openvino as ov
 from openvino import opset13
 
 from tests.fresh_process import output_of_fresh
-from tests.openvino_models import EngineModule, affine_plan, two_way_plan
+from tests.openvino_models import EngineModule, affine_engine, two_way_plan
 from tests.state_fuzz import restore, state_of
 from tests.threads import run_in_threads
 from torch_trt_ext import OpenVINOEngineExtension
@@ -28,10 +28,6 @@ RUNS = 1000
 
 #: Of a hundred thousand calls. One tensor of three floats lost in each would be ten times as much.
 _GROWTH_MIB = 4
-
-
-def affine_engine() -> Any:
-    return OpenVINOEngineExtension(affine_plan().data, affine_plan().io_spec)
 
 
 # The callers are many.

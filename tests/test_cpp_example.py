@@ -81,15 +81,13 @@ def tensorrt_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tensorrt")
     output_of_fresh(
         f"""
-        import struct
         import torch
-        import torch_trt_ext
         from tests.engine_models import OneDetection, Detector
+        from tests.unrunnable import unrunnable_engine
         from torch_trt_ext.optimizer.engine_module import EngineOnly, EngineWithSubgraph
 
-        plan = struct.pack("<4s12xQ4s", b"ftrt", 128, bytes([10, 6, 0, 26])).ljust(128, b"\\0")
         names = ["scores", "boxes", "classes"]
-        engine = torch_trt_ext.TRTEngineExtension(plan, (["images"], names, ["Float"], ["Float"] * 3))
+        engine = unrunnable_engine((["images"], names, ["Float"], ["Float"] * 3))
         with_fallback = EngineWithSubgraph(engine, torch.jit.script(OneDetection()))
         for name, part in (("model", with_fallback), ("bare", EngineOnly(engine, [0]))):
             torch.jit.save(torch.jit.script(Detector(torch.jit.script(part))), {str(folder)!r} + f"/{{name}}.pt")

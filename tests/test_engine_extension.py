@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.fresh_process import output_of_fresh, run_fresh
-from tests.openvino_models import EngineModule, affine_plan, two_way_plan
+from tests.openvino_models import EngineModule, affine_engine, affine_plan, two_way_plan
 from torch_trt_ext import OpenVINOEngineExtension, TRTEngineExtension
 
 IO = (["x"], ["y"], ["Float"], ["Float"])
@@ -21,7 +21,7 @@ IO = (["x"], ["y"], ["Float"], ["Float"])
 
 @pytest.fixture
 def engine() -> Any:
-    return OpenVINOEngineExtension(affine_plan().data, affine_plan().io_spec)
+    return affine_engine()
 
 
 def test_forward(engine: Any) -> None:

@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from tests.openvino_models import EngineModule, affine_plan
+from tests.openvino_models import EngineModule, affine_engine, affine_plan
 from tests.unrunnable import unrunnable_engine
-from torch_trt_ext import OpenVINOEngineExtension
 
 
 @pytest.fixture
 def engine() -> Any:
-    return OpenVINOEngineExtension(affine_plan().data, affine_plan().io_spec)
+    return affine_engine()
 
 
 def _state(engine: Any) -> tuple[int, torch.Tensor, dict[str, list[str]]]:

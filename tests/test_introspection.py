@@ -13,16 +13,16 @@ import torch
 
 pytest.importorskip("openvino")
 
-from tests.openvino_models import EngineModule, affine_plan
+from tests.openvino_models import EngineModule, affine_engine
 from tests.unrunnable import unrunnable_engine
-from torch_trt_ext import OpenVINOEngineExtension, runtime
+from torch_trt_ext import runtime
 
 X = torch.randn(2, 3)
 
 
 @pytest.fixture
 def engine() -> Any:
-    return OpenVINOEngineExtension(affine_plan().data, affine_plan().io_spec)
+    return affine_engine()
 
 
 def test_layer_info_is_json_of_named_layers(engine: Any) -> None:
@@ -100,7 +100,7 @@ def test_log_goes_to_pythons_logging(level: int | str, seen: bool, caplog: pytes
     caplog.set_level(logging.DEBUG, logger="torch_trt_ext")
     runtime.set_log_level(level)
     try:
-        OpenVINOEngineExtension(affine_plan().data, affine_plan().io_spec)
+        affine_engine()
     finally:
         runtime.set_log_level(logging.WARNING)
     records = [record for record in caplog.records if record.name == "torch_trt_ext.openvino"]

@@ -12,20 +12,16 @@ from torch import Tensor, nn
 
 pytest.importorskip("openvino")
 
-from tests.openvino_models import EngineModule, affine_plan
+from tests.openvino_models import EngineModule, affine_engine, engine_or_shape
 from tests.optimizer.models import engine_names, run_in_fresh_process
 from tests.optimizer.tiny_models import Convolutions, TwoParts, assert_close, counters, make, optimize, quick_config
 from tests.unrunnable import unrunnable_engine
-from torch_trt_ext import OpenVINOEngineExtension, runtime
-from torch_trt_ext.optimizer.engine_module import EngineOnly, EngineOrSubgraph, EngineWithSubgraph
+from torch_trt_ext import runtime
+from torch_trt_ext.optimizer.engine_module import EngineOnly, EngineWithSubgraph
 from torch_trt_ext.retarget import restore, retarget
 from torch_trt_ext.strip import drop_fallback
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def affine_engine() -> Any:
-    return OpenVINOEngineExtension(affine_plan().data, affine_plan().io_spec)
 
 
 def save(model: nn.Module, path: Path) -> Path:
@@ -139,18 +135,7 @@ class Holder(nn.Module):
 
 
 def with_shapes() -> Any:
-    return EngineOrSubgraph(
-        affine_engine(),
-        torch.jit.script(Affine()),
-        engine_inputs=[0],
-        other_inputs=[1],
-        other_shapes=[[4]],
-        other_like=[torch.zeros(1)],
-        data_outputs=[1],
-        shape_outputs=[0],
-        shapes=[[4]],
-        like=[torch.zeros(1)],
-    )
+    return engine_or_shape(Affine(), data=1, shape=0)
 
 
 def test_outputs_that_are_only_a_shape(tmp_path: Path) -> None:

@@ -14,14 +14,13 @@ import io
 import pickletools
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 pytest.importorskip("openvino")
 
-from tests.openvino_models import EngineModule, affine_plan, two_way_plan
+from tests.openvino_models import EngineModule, affine_engine, two_way_plan
 from tests.state_fuzz import State, restore, state_of
 from torch_trt_ext import OpenVINOEngineExtension
 
@@ -77,16 +76,12 @@ def test_saving_again_writes_the_newest_form(name: str) -> None:
 
 def test_no_form_lacks_a_file() -> None:
     assert {path.stem for path in FIXTURES.glob("engine_v1_*.pt")} == set(LATER_FIELDS)
-    fields = set(state_of(_engine())[2])
+    fields = set(state_of(affine_engine())[2])
     assert fields <= _texts(NEWEST), "the state has changed: add a file of the new form to tests/fixtures"
 
 
-def _engine() -> Any:
-    return OpenVINOEngineExtension(affine_plan().data, affine_plan().io_spec)
-
-
 def _changed(**changes: list[str]) -> State:
-    version, plan, fields = state_of(_engine())
+    version, plan, fields = state_of(affine_engine())
     return version, plan, fields | changes
 
 
@@ -106,7 +101,7 @@ def _changed(**changes: list[str]) -> State:
 def test_changed_fields_fail(changes: dict[str, list[str]]) -> None:
     message = r"names, types and facts of a saved engine must have the checksum \w{16}, got \w{16}; the file is damaged"
     with pytest.raises(ValueError, match=message):
-        restore(_engine(), _changed(**changes))
+        restore(affine_engine(), _changed(**changes))
 
 
 def test_swapped_names_fail() -> None:
@@ -118,11 +113,11 @@ def test_swapped_names_fail() -> None:
 
 
 def test_plan_that_announces_more_than_it_has_fails() -> None:
-    version, plan, fields = state_of(_engine())
+    version, plan, fields = state_of(affine_engine())
     with pytest.raises(ValueError, match="must be a tensor whose bytes follow each other in memory, got strides"):
-        restore(_engine(), (version, plan[:1].expand(1 << 50), fields))
+        restore(affine_engine(), (version, plan[:1].expand(1 << 50), fields))
     with pytest.raises(ValueError, match=r"must be a tensor whose bytes .* got one on the meta device"):
-        restore(_engine(), (version, plan.to("meta"), fields))
+        restore(affine_engine(), (version, plan.to("meta"), fields))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +150,7 @@ def test_texts_that_are_none_fail(old: bytes, new: bytes, message: str) -> None:
 
 def test_engine_module_is_the_fixtures(tmp_path: Path) -> None:
     """The fixtures hold what this file says, so that they can be made again."""
-    torch.jit.save(torch.jit.script(EngineModule(_engine())), str(tmp_path / "model.pt"))
+    torch.jit.save(torch.jit.script(EngineModule(affine_engine())), str(tmp_path / "model.pt"))
     made = torch.jit.load(str(tmp_path / "model.pt"))
     kept = torch.jit.load(str(FIXTURES / f"{NEWEST}.pt"))
     assert made.code == kept.code

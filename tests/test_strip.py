@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,10 +11,9 @@ from torch import Tensor, nn
 
 pytest.importorskip("openvino")
 
-from tests.openvino_models import EngineModule, affine_plan
+from tests.openvino_models import EngineModule, affine_engine, engine_or_shape
 from tests.optimizer.tiny_models import Convolutions, assert_close, make, optimize, quick_config
-from torch_trt_ext import OpenVINOEngineExtension
-from torch_trt_ext.optimizer.engine_module import EngineOnly, EngineOrSubgraph
+from torch_trt_ext.optimizer.engine_module import EngineOnly
 from torch_trt_ext.strip import drop_fallback
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -108,22 +106,9 @@ class Holder(nn.Module):
 
 @pytest.fixture
 def with_shapes(tmp_path: Path) -> Path:
-    def part() -> Any:
-        return EngineOrSubgraph(
-            OpenVINOEngineExtension(affine_plan().data, affine_plan().io_spec),
-            torch.jit.script(AffineAndMore()),
-            engine_inputs=[0],
-            other_inputs=[1],
-            other_shapes=[[4]],
-            other_like=[torch.zeros(1)],
-            data_outputs=[1],
-            shape_outputs=[0],
-            shapes=[[4]],
-            like=[torch.zeros(1)],
-        )
-
+    parts = [engine_or_shape(AffineAndMore(), data=1, shape=0) for _ in range(2)]
     path = tmp_path / "model.pt"
-    torch.jit.save(torch.jit.script(Holder(part(), part())), str(path))
+    torch.jit.save(torch.jit.script(Holder(*parts)), str(path))
     return path
 
 
@@ -151,7 +136,7 @@ def test_inputs_that_the_engine_does_not_see_fail(with_shapes: Path, tmp_path: P
 
 
 def test_files_without_fallback_fail(tmp_path: Path) -> None:
-    engine = OpenVINOEngineExtension(affine_plan().data, affine_plan().io_spec)
+    engine = affine_engine()
     for module in (EngineModule(engine), EngineOnly(engine, [0])):
         torch.jit.save(torch.jit.script(module), str(tmp_path / "model.pt"))
         with pytest.raises(ValueError, match="must hold engines with a fallback, got none"):

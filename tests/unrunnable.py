@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
@@ -9,8 +10,8 @@ import pytest
 from torch_trt_ext import TRTEngineExtension, runtime
 from torch_trt_ext.engine import IoNames
 
-#: As a plan of TensorRT 10.6 begins; what it announces is not there.
-PLAN = (b"ftrt" + bytes(4) + (64).to_bytes(8, "little") * 2 + bytes([10, 6, 0, 0])).ljust(128, b"\0")
+#: As a plan of TensorRT 10.6 begins; what it announces is zeros.
+PLAN = struct.pack("<4s12xQ4s", b"ftrt", 128, bytes([10, 6, 0, 26])).ljust(128, b"\0")
 
 
 def unrunnable_engine(io_names: IoNames = (["x"], ["y"], ["Float"], ["Float"])) -> Any:

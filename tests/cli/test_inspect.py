@@ -11,10 +11,9 @@ from torch import Tensor, nn
 pytest.importorskip("openvino")
 
 from tests.cli.command import document_of, error_of, run_command
-from tests.openvino_models import EngineModule, affine_plan
+from tests.openvino_models import EngineModule, affine_engine
 from tests.optimizer.tiny_models import Convolutions, make, optimize, quick_config
 from tests.unrunnable import PLAN, unrunnable_engine
-from torch_trt_ext import OpenVINOEngineExtension
 from torch_trt_ext.contents import IoInfo, inspect_file
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -30,10 +29,6 @@ class Inner(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return [post(x) for post in self.post]
-
-
-def affine_engine() -> object:
-    return OpenVINOEngineExtension(affine_plan().data, affine_plan().io_spec)
 
 
 def test_engines_of_optimize(two_parts: Path) -> None:

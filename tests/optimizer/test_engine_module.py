@@ -1,21 +1,13 @@
 """The modules that stand in place of a subgraph: when the engine runs, and what is given for outputs that it lacks."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.openvino_models import affine_plan
-from torch_trt_ext.engine import OpenVINOEngineExtension
-from torch_trt_ext.optimizer.engine_module import EngineOnly, EngineOrSubgraph
-
-
-def affine_engine() -> Any:
-    """2 x + 1 on 1 to 8 rows of 3."""
-    plan = affine_plan()
-    return OpenVINOEngineExtension(bytes(plan), plan.io_spec)
+from tests.openvino_models import affine_engine, engine_or_shape
+from torch_trt_ext.optimizer.engine_module import EngineOnly
 
 
 class Affine(nn.Module):
@@ -27,20 +19,7 @@ class Affine(nn.Module):
 
 @pytest.fixture
 def module() -> torch.jit.ScriptModule:
-    return torch.jit.script(
-        EngineOrSubgraph(
-            affine_engine(),
-            torch.jit.script(Affine()),
-            engine_inputs=[0],
-            other_inputs=[1],
-            other_shapes=[[4]],
-            other_like=[torch.zeros(1)],
-            data_outputs=[0],
-            shape_outputs=[1],
-            shapes=[[4]],
-            like=[torch.zeros(1)],
-        )
-    )
+    return torch.jit.script(engine_or_shape(Affine(), data=0, shape=1))
 
 
 def counts(module: torch.jit.ScriptModule) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import torch_trt_ext
-from tests.openvino_models import affine_plan
+from tests.openvino_models import affine_engine
 from torch_trt_ext.optimizer.structures import children, flatten_tensors, is_mapping, is_sequence
 
 # torch.jit.script reads the annotations of forward() as they are written: no `from __future__ import annotations`.
@@ -1163,11 +1163,6 @@ def test_float64_stays_in_pytorch(x: Tensor, capsys: Any) -> None:
 
 
 # Engines, nesting, numbers of engines.
-
-
-def affine_engine() -> Any:
-    plan = affine_plan()
-    return torch.classes.torch_trt_ext.OpenVINOEngineExtension(plan.data, plan.io_spec)
 
 
 class WithEngine(nn.Module):
