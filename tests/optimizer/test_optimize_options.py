@@ -82,10 +82,10 @@ def test_disable_fp16_accuracy_check_keeps_an_inaccurate_engine() -> None:
 
 
 def test_disable_fp16_accuracy_check_does_not_forgive_nan_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = whole_model._answer
+    answer = whole_model.answer
     monkeypatch.setattr(
         whole_model,
-        "_answer",
+        "answer",
         lambda model, item: answer(model, item) * (torch.nan if engine_modules(model) else 1.0),
     )
     config = quick_config()
