@@ -1,5 +1,6 @@
 // The shortest torch class that runs a TensorRT engine, as a peer of benchmarks/bench_runtime.py: one context, its own
 // memory, nothing checked.
+#include <ATen/ATen.h>
 #include <ATen/cuda/CUDAContext.h>
 #include <NvInferRuntime.h>
 #include <torch/custom_class.h>

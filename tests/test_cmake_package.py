@@ -14,9 +14,11 @@ from tests.fresh_process import ROOT
 from tests.openvino_models import EngineModule, affine_engine
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_program(ROOT / "tests" / "cpp_program", tmp_path_factory.mktemp("cpp")) / "run_model"
+#: The second is what some toolchains do unasked; torch has a libstdc++ of its own.
+@pytest.fixture(scope="module", params=["", "-static-libstdc++"])
+def program(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    folder = tmp_path_factory.mktemp("cpp")
+    return build_program(ROOT / "tests" / "cpp_program", folder, flags=request.param) / "run_model"
 
 
 def _run(program: Path, model: Path, rows: int, columns: int) -> subprocess.CompletedProcess[str]:

@@ -47,8 +47,9 @@ __device__ __forceinline__ KeyRange narrow_range(const KeyRange& range, uint32_t
 /// lets another stream write to the keys meanwhile gets wrong answers after as many, but no kernel that never ends.
 constexpr uint32_t kMaxRounds = 8;
 
-/// A bin and the number of keys in it and above it.
-struct BinChoice {
+/// A bin and the number of keys in it and above it. Aligned, so that compilers that load it in one piece load nothing
+/// of what lies beside it, which other threads may write to.
+struct alignas(16) BinChoice {
   uint32_t bin;
   uint32_t keys;
   uint32_t keys_above;
