@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -310,3 +311,63 @@ def test_detections_that_cannot_be_compared(name: str, value: Tensor, note: str)
 def test_dict_that_only_looks_like_detections_is_compared_plainly() -> None:
     expected = {"boxes": torch.ones(2, 4), "scores": torch.ones(2, 1)}
     assert [error.path for error in compare(expected, copy.deepcopy(expected)).errors] == ["boxes", "scores"]
+
+
+def _padded(images: list[dict[str, Tensor]], slots: int) -> list[Tensor]:
+    """As the post-processing plugin answers: scores, boxes, classes, numbers of detections."""
+    scores, boxes = torch.zeros(len(images), slots, 1, 1), torch.zeros(len(images), 4 * slots, 1, 1)
+    classes = torch.zeros(len(images), slots, 1, 1)
+    for image, found in enumerate(images):
+        count = len(found["scores"])
+        scores[image, :count, 0, 0] = found["scores"]
+        boxes[image, : 4 * count, 0, 0] = found["boxes"].flatten()
+        classes[image, :count, 0, 0] = found["labels"].float()
+    return [scores, boxes, classes, torch.tensor([len(found["scores"]) for found in images], dtype=torch.int32)]
+
+
+@pytest.mark.parametrize("outputs", [3, 4])
+def test_padded_detections_are_matched_image_by_image(outputs: int) -> None:
+    first, second = _detections([0.9, 0.7, 0.7, 0.5]), _detections([0.8, 0.6])
+    # Near-equals change places, and a float more or less decides whether the last is over the threshold.
+    other = _rows(first, [0, 2, 1])
+    other["scores"][1] += 1e-3
+    expected, actual = (_padded(images, 6)[:outputs] for images in ([first, second], [other, second]))
+    zeroth, one = compare(tuple(expected), torch.ScriptList(actual) if outputs == 3 else actual).errors
+    assert (zeroth.path, one.path) == ("image 0", "image 1")
+    assert zeroth.note.startswith("3 matched, 1 missing, 0 added")
+    assert one.relative == 0.0
+    wrong = copy.deepcopy(first)
+    wrong["labels"] += 1
+    assert compare(expected, _padded([wrong, second], 6)[:outputs]).relative > 0.5
+    assert compare(expected, _padded([first, _rows(second, [])], 6)[:outputs]).relative == 1.0
+
+
+def test_padded_detections_of_nothing_are_equal() -> None:
+    nothing = [_rows(_detections(SCORES), [])] * 2
+    comparison = compare(_padded(nothing, 3), _padded(nothing, 3))
+    assert [error.path for error in comparison.errors] == ["image 0", "image 1"]
+    assert comparison.within(0.0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda outputs: outputs[0].neg_(),
+        lambda outputs: outputs[0][0].fill_(math.nan),
+        lambda outputs: outputs[0].copy_(outputs[0].flip(1)),
+        lambda outputs: outputs[2].add_(0.25),
+        lambda outputs: outputs[3].add_(1),
+        lambda outputs: outputs.append(torch.zeros(1)),
+        lambda outputs: outputs.__setitem__(1, outputs[1].double()),
+        lambda outputs: outputs.__setitem__(1, outputs[1].flatten()),
+        lambda outputs: outputs.__setitem__(0, outputs[0].flatten()),
+        lambda outputs: outputs.__setitem__(3, 2),
+    ],
+)
+def test_what_only_looks_like_padded_detections_is_compared_plainly(change: Callable[[list[Any]], object]) -> None:
+    expected = _padded([_detections(SCORES)], 8)
+    assert [error.path for error in compare(expected, expected).errors] == ["image 0"]
+    actual = [output.clone() for output in expected]
+    change(actual)
+    for pair in ((expected, actual), (actual, expected), (actual, actual)):
+        assert all(not error.path.startswith("image") for error in compare(*pair).errors)

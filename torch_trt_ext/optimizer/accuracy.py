@@ -2,7 +2,8 @@
 
 Plain outputs are compared element by element, by the relative L2 error ``|actual - expected| / |expected|``, or by the
 fraction of elements that differ where they are integers or booleans. Detections (torchvision's dicts with ``boxes`` and
-``scores``) have no fixed number and order, so they are matched first:
+``scores``, or padded tensors as post-processing engines give them) have no fixed number and order, so they are matched
+first:
 
 - Each expected detection, best score first, takes the free one of the same label and an IoU of at least
   :data:`MATCH_IOU` whose score is closest. A pair's error is the difference of its scores.
@@ -21,13 +22,14 @@ condition, the error of detections is the smallest tolerance at which they are w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torch_trt_ext.optimizer.padded_detections import are_padded_detections, split_padded_detections
 from torch_trt_ext.optimizer.structures import children, describe, dtype_name, is_mapping, is_sequence, join_path
 
 #: Overlap from which two detections of one label are the same one.
@@ -163,6 +165,12 @@ def _visit(path: str, expected: Any, actual: Any, errors: list[OutputError]) -> 
         if len(expected) != len(actual):
             errors.append(_unlike(path, f"{len(expected)} elements", f"{len(actual)} elements"))
             return
+        e, a = list(expected), list(actual)
+        if are_padded_detections(e) and are_padded_detections(a) and _are_alike(e, a):
+            images = zip(split_padded_detections(e), split_padded_detections(a), strict=True)
+            for image, (found, other_found) in enumerate(images):
+                _visit_detections(join_path(path, f"image {image}"), found, other_found, errors)
+            return
         for (name, element), other in zip(children(expected), actual, strict=True):
             _visit(join_path(path, name), element, other, errors)
     elif type(expected) is not type(actual):
@@ -172,6 +180,10 @@ def _visit(path: str, expected: Any, actual: Any, errors: list[OutputError]) -> 
         errors.append(_tensor_error(path, *as_tensors))
     elif isinstance(expected, _COMPARED_BY_VALUE) and expected != actual:
         errors.append(_unlike(path, str(expected), str(actual)))
+
+
+def _are_alike(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> bool:
+    return all(e.shape == a.shape and e.dtype == a.dtype for e, a in zip(expected, actual, strict=True))
 
 
 def _unlike(path: str, expected: str, actual: str) -> OutputError:
