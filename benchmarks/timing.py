@@ -37,7 +37,9 @@ def environment() -> dict[str, Any]:
     gpu = driver = None
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_name()
-        driver = _output_of(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+        # One line a GPU, all the same.
+        lines = _output_of(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+        driver = lines.splitlines()[0] if lines else None
     versions: dict[str, str | None] = {"python": platform.python_version(), "torch": torch.__version__}
     for module in ("torchvision", "tensorrt", "openvino", "torch_trt_ext"):
         try:
