@@ -185,7 +185,7 @@ def test_copies_share_the_plan_and_saved_models_have_their_own(holders: PlanHold
 def test_refused_states_hold_nothing(holders: PlanHolders) -> None:
     engine = holders.make()
     for fields in (
-        holders.fields | {"plan_xxh64": ["0"]},
+        holders.fields | {"plan_xxh64_of_mib": ["0"]},
         holders.fields | {"input_names": ["z"]},
         {name: values for name, values in holders.fields.items() if name != "output_types"},
     ):

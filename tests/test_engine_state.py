@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import re
 import zipfile
 from pathlib import Path
@@ -129,12 +130,40 @@ def test_profiles_without_shapes_fail(engine: Any) -> None:
 )
 def test_checksum_is_xxh64(engine: Any, data: bytes, checksum: str) -> None:
     version, _, fields = _state(engine)
+    del fields["plan_xxh64_of_mib"]
     plan = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     # A right checksum gets past the state's own check, to the engine's complaint that these bytes are no engine.
     with pytest.raises(ValueError, match="engine"):
         _restore(engine, version, plan, fields | {"plan_xxh64": [checksum]})
     with pytest.raises(ValueError, match=f"must have the checksum 0000000000000000, got {checksum} over"):
         _restore(engine, version, plan, fields | {"plan_xxh64": ["0" * 16]})
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, 5 * (1 << 19)])
+def test_checksum_of_pieces_is_that_of_their_checksums(engine: Any, size: int, threads: int) -> None:
+    version, _, fields = _state(engine)
+    without = {name: values for name, values in fields.items() if name != "plan_xxh64_of_mib"}
+
+    def wrong_one_s_message(data: bytes, fields: Any) -> str:
+        with pytest.raises(ValueError, match="must have the checksum") as caught:
+            _restore(engine, version, torch.tensor(list(data), dtype=torch.uint8), fields)
+        found = re.search(r"got (\w{16}) over", str(caught.value))
+        assert found is not None
+        return found[1]
+
+    def xxh64(data: bytes) -> bytes:
+        return int(wrong_one_s_message(data, without | {"plan_xxh64": ["0"]}), 16).to_bytes(8, "little")
+
+    data = random.Random(size).randbytes(size)
+    pieces = b"".join(xxh64(data[first : first + (1 << 20)]) for first in range(0, size, 1 << 20))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = wrong_one_s_message(data, fields | {"plan_xxh64_of_mib": ["0"]})
+    finally:
+        torch.set_num_threads(before)
+    assert int(found, 16).to_bytes(8, "little") == xxh64(pieces)
 
 
 def test_plan_is_a_raw_record_of_the_file(tmp_path: Path, engine: Any) -> None:
@@ -165,7 +194,7 @@ def test_damaged_file_fails(tmp_path: Path, engine: Any) -> None:
         (lambda v, p, f: (v, p.float(), f), "must be a 1-D uint8 tensor, got float32"),
         (lambda v, p, f: (v, p[None], f), "must be a 1-D uint8 tensor"),
         (lambda v, p, f: (v, p, {k: x for k, x in f.items() if k != "input_types"}), "must have the field 'input_type"),
-        (lambda v, p, f: (v, p, f | {"plan_xxh64": []}), "must have the checksum that was saved with it"),
+        (lambda v, p, f: (v, p, f | {"plan_xxh64_of_mib": []}), "must have the checksum that was saved with it"),
         (lambda v, p, f: (v, p, f | {"input_types": ["Complex"]}), "type of input 'x' must be one of"),
         (lambda v, p, f: (v, p, f | {"input_names": ["z"]}), "input 'z' must be one of the engine's inputs ('x')"),
     ],

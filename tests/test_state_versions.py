@@ -6,6 +6,7 @@ The engine in each is ``affine_plan()`` in an ``EngineModule``, saved by the run
 - ``engine_v1_cuda_graphs.pt``: with the field ``cuda_graphs``, which is on.
 - ``engine_v1_state_checksum.pt``: with the fields ``name``, which is "affine", and ``state_xxh64`` as well.
 - ``engine_v1_shapes.pt``: with the fields ``input_shapes``, ``output_shapes`` and ``profiles`` as well.
+- ``engine_v1_plan_pieces.pt``: with the field ``plan_xxh64_of_mib`` as well.
 """
 
 from __future__ import annotations
@@ -32,8 +33,11 @@ LATER_FIELDS = {
     "engine_v1_cuda_graphs": {"cuda_graphs"},
     "engine_v1_state_checksum": {"cuda_graphs", "name", "state_xxh64"},
     "engine_v1_shapes": {"cuda_graphs", "name", "state_xxh64", "input_shapes", "output_shapes", "profiles"},
+    "engine_v1_plan_pieces": {
+        *("cuda_graphs", "name", "state_xxh64", "input_shapes", "output_shapes", "profiles", "plan_xxh64_of_mib")
+    },
 }
-NEWEST = "engine_v1_shapes"
+NEWEST = "engine_v1_plan_pieces"
 
 
 def _texts(name: str) -> set[object]:

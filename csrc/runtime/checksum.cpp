@@ -1,11 +1,22 @@
 #include "runtime/checksum.h"
 
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <system_error>
+#include <thread>
+#include <vector>
 
 namespace torch_trt_ext {
 namespace {
+
+constexpr size_t kPieceBytes = size_t{1} << 20;
+/// More do not read memory any faster.
+constexpr size_t kMaxThreads = 8;
 
 constexpr uint64_t kPrime1 = 0x9E3779B185EBCA87ULL;
 constexpr uint64_t kPrime2 = 0xC2B2AE3D27D4EB4FULL;
@@ -63,13 +74,46 @@ uint64_t xxh64(const unsigned char* bytes, size_t size) {
   return hash ^ (hash >> 32);
 }
 
+std::string to_hex(uint64_t hash) {
+  char text[17];
+  std::snprintf(text, sizeof(text), "%016llx", static_cast<unsigned long long>(hash));
+  return text;
+}
+
 }  // namespace
 
 std::string checksum_hex(const void* data, size_t size) {
-  char text[17];
-  std::snprintf(text, sizeof(text), "%016llx",
-                static_cast<unsigned long long>(xxh64(static_cast<const unsigned char*>(data), size)));
-  return text;
+  return to_hex(xxh64(static_cast<const unsigned char*>(data), size));
+}
+
+std::string checksum_hex_of_pieces(const void* data, size_t size) {
+  const auto* const bytes = static_cast<const unsigned char*>(data);
+  const size_t pieces = (size + kPieceBytes - 1) / kPieceBytes;
+  std::vector<unsigned char> hashes(pieces * sizeof(uint64_t));
+  std::atomic<size_t> next{0};
+  const auto work = [&] {
+    for (size_t piece = next++; piece < pieces; piece = next++) {
+      const size_t first = piece * kPieceBytes;
+      const uint64_t hash = xxh64(bytes + first, std::min(kPieceBytes, size - first));
+      for (size_t byte = 0; byte < sizeof(uint64_t); ++byte) {
+        hashes[piece * sizeof(uint64_t) + byte] = static_cast<unsigned char>(hash >> (8 * byte));
+      }
+    }
+  };
+  std::vector<std::thread> helpers;
+  const size_t threads = std::min({pieces, kMaxThreads, static_cast<size_t>(std::max(1, at::get_num_threads()))});
+  try {
+    while (helpers.size() + 1 < threads) {
+      helpers.emplace_back(work);
+    }
+  } catch (const std::system_error&) {
+    // This thread does what those that could not start leave.
+  }
+  work();
+  for (std::thread& helper : helpers) {
+    helper.join();
+  }
+  return to_hex(xxh64(hashes.data(), hashes.size()));
 }
 
 }  // namespace torch_trt_ext

@@ -10,6 +10,7 @@ namespace torch_trt_ext {
 namespace {
 
 constexpr const char* kPlanChecksumField = "plan_xxh64";
+constexpr const char* kPlanPiecesChecksumField = "plan_xxh64_of_mib";
 constexpr const char* kStateChecksumField = "state_xxh64";
 constexpr const char* kPluginField = "plugin_libraries";
 constexpr const char* kCudaGraphsField = "cuda_graphs";
@@ -25,6 +26,10 @@ constexpr size_t kQuotedBytes = 64;
 
 std::string plan_checksum(const at::Tensor& plan) {
   return checksum_hex(plan.const_data_ptr(), static_cast<size_t>(plan.numel()));
+}
+
+std::string plan_pieces_checksum(const at::Tensor& plan) {
+  return checksum_hex_of_pieces(plan.const_data_ptr(), static_cast<size_t>(plan.numel()));
 }
 
 void append_text(std::string& bytes, const std::string& text) {
@@ -124,7 +129,9 @@ PackedState pack_state(const EngineState& state) {
   fields["output_names"] = output_names;
   fields["input_types"] = input_types;
   fields["output_types"] = output_types;
+  // For readers from before there was the other.
   fields[kPlanChecksumField] = {plan_checksum(state.plan)};
+  fields[kPlanPiecesChecksumField] = {plan_pieces_checksum(state.plan)};
   fields[kPluginField] = state.plugin_libraries;
   fields[kCudaGraphsField] = {state.cuda_graphs ? "on" : "off"};
   fields[kNameField] = {state.name};
@@ -159,8 +166,11 @@ EngineState unpack_state(const PackedState& packed) {
   EngineState state;
   state.plan = plan.to(at::kCPU);
 
-  const std::vector<std::string> checksum = required_field(fields, kPlanChecksumField);
-  const std::string actual = plan_checksum(state.plan);
+  // One is enough. Files from before there was the faster one have the other.
+  const bool in_pieces = fields.count(kPlanPiecesChecksumField) > 0;
+  const std::vector<std::string> checksum =
+      required_field(fields, in_pieces ? kPlanPiecesChecksumField : kPlanChecksumField);
+  const std::string actual = in_pieces ? plan_pieces_checksum(state.plan) : plan_checksum(state.plan);
   TORCH_CHECK_VALUE(checksum == std::vector<std::string>{actual}, "the plan of a saved engine must have the checksum ",
                     checksum.empty() ? "that was saved with it" : escape(checksum[0]), ", got ", actual, " over ",
                     state.plan.numel(), " bytes", kDamaged);

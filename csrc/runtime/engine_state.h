@@ -44,11 +44,11 @@ using PackedState = std::tuple<int64_t, at::Tensor, c10::Dict<std::string, c10::
 /// The version that pack_state writes. unpack_state reads this one and all before it.
 ///
 /// A new fact is a new name in the dictionary and no new version: readers pass over names that they do not know, and
-/// take a default for one that an older file lacks (cuda_graphs, name, shapes, weight_budget, state_xxh64). The version
-/// goes up only when a reader that passes over the change would run the engine wrongly, as when a name gets another
-/// meaning; that reader then says that the file is too new. unpack_state of version 2 must first turn the dictionary of
-/// version 1 into its own, then read it as any other, so that only one form is ever read. tests/fixtures has files of
-/// each version that was ever written, which must load for good.
+/// take a default for one that an older file lacks (cuda_graphs, name, shapes, weight_budget, all checksums but
+/// plan_xxh64). The version goes up only when a reader that passes over the change would run the engine wrongly, as
+/// when a name gets another meaning; that reader then says that the file is too new. unpack_state of version 2 must
+/// first turn the dictionary of version 1 into its own, then read it as any other, so that only one form is ever read.
+/// tests/fixtures has files of each version that was ever written, which must load for good.
 constexpr int64_t kStateVersion = 1;
 
 PackedState pack_state(const EngineState& state);
