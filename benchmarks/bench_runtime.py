@@ -2,9 +2,9 @@
 
     python -m benchmarks.bench_runtime --out results.json [--only host,latency,shapes,...] [--cache folder]
 
-The engines are float16 and built here: a tiny one, whose kernel takes less time than any call of it, ResNet-50, and the
-trunk of torchvision's RetinaNet. Answers are checked before anything is timed. A GPU with TensorRT and its builder is
-needed.
+The engines are built here: a tiny one in float32, whose one kernel takes less time than any call of it, and in float16
+ResNet-50 and the trunk of torchvision's RetinaNet. Answers are checked before anything is timed. A GPU with TensorRT
+and its builder is needed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ CALLS_AT_ONCE = 50
 BATCHES = 60
 
 THREADS = 8
-SECONDS_OF_THREADS = 3.0
+SECONDS_OF_THREADS = 2.0
+TURNS_OF_THREADS = 3
 
 
 class Tiny(nn.Module):
@@ -91,14 +92,16 @@ class Bench:
     def __init__(self, cache: Path | None) -> None:
         self._timings = TimingCache(cache, timing_cache_name()) if cache else None
 
-    def plan(self, module: nn.Module, x: Tensor, shapes: tuple[Any, Any, Any] | None = None) -> EnginePlan:
-        """An engine in float16 for one shape, or for shapes from the first to the last of three."""
+    def plan(
+        self, module: nn.Module, x: Tensor, shapes: tuple[Any, Any, Any] | None = None, *, half: bool = True
+    ) -> EnginePlan:
+        """An engine for one shape, or for shapes from the first to the last of three; in float16, or in float32."""
         with torch.no_grad():
             outputs = flatten_tensors(module(x))
         dynamic = None if shapes is None else {0: "batch"}
-        model = to_half_precision(
-            to_onnx(module, (x,), len(outputs), dynamic), half="float16", keep_float32_ops=KEEP_FLOAT32
-        ).model
+        model = to_onnx(module, (x,), len(outputs), dynamic)
+        if half:
+            model = to_half_precision(model, half="float16", keep_float32_ops=KEEP_FLOAT32).model
         ranges = shapes or (tuple(x.shape),) * 3
         return build_tensorrt_from_onnx(
             model, [{"input_0": ranges}], timing_cache=self._timings, what=type(module).__name__
@@ -107,7 +110,12 @@ class Bench:
     @functools.cached_property
     def tiny(self) -> tuple[EnginePlan, Tensor]:
         x = torch.rand(1, 3, 8, 8, device="cuda")
-        return self.plan(Tiny(), x, ((1, 3, 8, 8), (2, 3, 8, 8), (64, 3, 8, 8))), x
+        return self.plan(Tiny(), x, half=False), x
+
+    @functools.cached_property
+    def tiny_of_many_shapes(self) -> EnginePlan:
+        x = torch.rand(1, 3, 8, 8, device="cuda")
+        return self.plan(Tiny(), x, ((1, 3, 8, 8), (2, 3, 8, 8), (64, 3, 8, 8)), half=False)
 
     @functools.cache  # noqa: B019  (as long as the process)
     def resnet(self, batch: int) -> tuple[EnginePlan, nn.Module, Tensor]:
@@ -177,9 +185,16 @@ def measure_host(bench: Bench) -> Results:
     raw = TensorRTContext(plan.data, {"input_0": x})
     side = torch.cuda.Stream()
     engines = {"ours": engine_of(plan), "ours, CUDA graphs": engine_of(plan, graphs=True)}
-    results: Results = {"raw execute_async_v3 from Python": host_microseconds(repeated(lambda: raw.enqueue(side)))}
+    results: Results = {
+        "layers": len(json.loads(engines["ours"].layer_info())["Layers"]),
+        "raw execute_async_v3 from Python": host_microseconds(repeated(lambda: raw.enqueue(side))),
+    }
     try:
-        engines["naive torch class"] = compile_naive_engine()(plan.data)
+        naive = engines["naive torch class"] = compile_naive_engine()(plan.data)
+        with torch.cuda.stream(side):
+            outputs = naive.forward([x])
+            results["raw enqueueV3 in C++"] = host_microseconds(lambda: naive.enqueue(CALLS_AT_ONCE))
+        del outputs
     except Exception as error:  # a compiler or headers may be missing
         results["naive torch class"] = f"failed: {error}"[:300]
     for name, engine in engines.items():
@@ -201,56 +216,52 @@ def measure_host(bench: Bench) -> Results:
 
 
 def measure_latency(bench: Bench) -> Results:
-    """Milliseconds a call, raw and ours, without and with CUDA graphs."""
-    results = {}
+    """Milliseconds a call, raw and ours, without and with CUDA graphs, on a side stream and on the default stream."""
+    results: Results = {}
     for name, (plan, module, x) in {
         "resnet50 batch 1": bench.resnet(1),
         "resnet50 batch 8": bench.resnet(8),
         "RetinaNet trunk batch 1": bench.trunk,
     }.items():
         with torch.no_grad():
-            expected = module(x)
-        raw = TensorRTContext(plan.data, {"input_0": x})
-        raw_in_graph = TensorRTContext(plan.data, {"input_0": x})
-        side = torch.cuda.Stream()
-        torch.cuda.synchronize()
-        raw.enqueue(side)
-        raw_in_graph.enqueue(side)
-        torch.cuda.synchronize()
+            expected = [tensor for _, tensor in flatten_tensors(module(x))]
+        streams = {"side stream": torch.cuda.Stream(), "default stream": torch.cuda.default_stream()}
+        results[name] = {where: _latencies(plan, x, expected, stream) for where, stream in streams.items()}
+    return results
+
+
+def _latencies(plan: EnginePlan, x: Tensor, expected: list[Tensor], stream: torch.cuda.Stream) -> Results:
+    """All ways in turn, on one stream, each with contexts of its own."""
+    raw, raw_in_graph = (TensorRTContext(plan.data, {"input_0": x}) for _ in range(2))
+    ours, with_graphs = engine_of(plan), engine_of(plan, graphs=True)
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream), torch.no_grad():
+        raw_in_graph.enqueue(stream)
+        stream.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             raw_in_graph.enqueue(torch.cuda.current_stream())
-        ours, with_graphs = engine_of(plan), engine_of(plan, graphs=True)
-
-        def on_side(engine: Any, x: Tensor = x, side: Any = side) -> None:
-            with torch.cuda.stream(side):
-                engine.forward([x])
-
+        inputs = [x]
         calls: dict[str, Callable[[], object]] = {
-            "raw": functools.partial(raw.enqueue, side),
-            "ours, side stream": functools.partial(on_side, ours),
-            "ours, default stream": functools.partial(ours.forward, [x]),
+            "raw": lambda: raw.enqueue(stream),
+            "ours": lambda: ours.forward(inputs),
             "raw graph": graph.replay,
-            "ours with graphs, side stream": functools.partial(on_side, with_graphs),
-            "ours with graphs, default stream": functools.partial(with_graphs.forward, [x]),
+            "ours with graphs": lambda: with_graphs.forward(inputs),
         }
-        answers = list(raw.outputs.values())
         calls["raw"]()
-        torch.cuda.synchronize()
-        flat = [tensor for _, tensor in flatten_tensors(expected)]
-        for given in (answers, ours.forward([x]), with_graphs.forward([x])):
-            assert compare(flat, list(given)).within(TOLERANCE), name
-        latencies = compare_latency(calls, device="cuda", max_seconds=30)
-        results[name] = {way: latency.as_dict() for way, latency in latencies.items()}
-        for way, base in (("ours, side stream", "raw"), ("ours with graphs, side stream", "raw graph")):
-            results[name][way]["times_raw"] = round(latencies[way].median_ms / latencies[base].median_ms, 4)
-    return results
+        stream.synchronize()
+        for answers in (raw.outputs.values(), ours.forward(inputs), with_graphs.forward(inputs)):
+            assert compare(expected, list(answers)).within(TOLERANCE)
+        latencies = compare_latency(calls, device="cuda", max_seconds=20)
+    found: Results = {way: latency.as_dict() for way, latency in latencies.items()}
+    for way, base in (("ours", "raw"), ("ours with graphs", "raw graph")):
+        found[way]["times_raw"] = round(latencies[way].median_ms / latencies[base].median_ms, 4)
+    return found
 
 
 def measure_shapes(bench: Bench) -> Results:
     """Four shapes in turn with CUDA graphs on: how many recordings, how much host time."""
-    plan, _ = bench.tiny
-    engine = engine_of(plan, graphs=True)
+    engine = engine_of(bench.tiny_of_many_shapes, graphs=True)
     inputs = [[torch.rand(batch, 3, 8, 8, device="cuda")] for batch in (1, 2, 7, 64)]
 
     def run() -> None:
@@ -269,12 +280,11 @@ def measure_shapes(bench: Bench) -> Results:
     }
 
 
-def _in_threads(engines: Sequence[Any], x: Tensor, expected: Tensor) -> Results:
-    """Calls from eight threads with a stream each for some seconds; every answer is checked on the GPU."""
-    torch.cuda.synchronize()
-    torch.cuda.empty_cache()
-    free = torch.cuda.mem_get_info()[0]
-    torch.cuda.reset_peak_memory_stats()
+def _calls_a_second(engines: Sequence[Any], x: Tensor, expected: Tensor) -> tuple[float, float]:
+    """Calls from a thread for each engine given, with streams of their own, for some seconds; and the worst error.
+
+    Every answer is checked on the GPU.
+    """
     counts = [0] * len(engines)
     wrong = [0.0] * len(engines)
     scale = expected.norm()
@@ -299,24 +309,32 @@ def _in_threads(engines: Sequence[Any], x: Tensor, expected: Tensor) -> Results:
     stop.set()
     for thread in threads:
         thread.join()
-    seconds = time.perf_counter() - start
-    return {
-        "calls a second": round(sum(counts) / seconds, 1),
-        "worst relative error": float(f"{max(wrong):.3g}"),
-        "device memory, MiB": round((free - torch.cuda.mem_get_info()[0]) / 2**20, 1),
-    }
+    return sum(counts) / (time.perf_counter() - start), max(wrong)
 
 
 def measure_threads(bench: Bench) -> Results:
-    """Eight threads with streams of their own on one engine, and on one engine each."""
+    """Eight threads with streams of their own on one engine, and on one engine each, in turn."""
     plan, module, x = bench.resnet(1)
     with torch.no_grad():
         expected = module(x)
-    results = {}
+    results: Results = {}
     for graphs in (False, True):
-        for name, count in (("one engine", 1), ("an engine each", THREADS)):
+        word = "on" if graphs else "off"
+        rates: dict[str, list[float]] = {}
+        for turn in range(2 * TURNS_OF_THREADS):
+            name, count = (("one engine", 1), ("an engine each", THREADS))[turn % 2]
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+            free = torch.cuda.mem_get_info()[0]
             engines = [engine_of(plan, graphs=graphs) for _ in range(count)] * (THREADS // count)
-            results[f"{name}, graphs {'on' if graphs else 'off'}"] = _in_threads(engines, x, expected)
+            rate, error = _calls_a_second(engines, x, expected)
+            rates.setdefault(name, []).append(rate)
+            results[f"{name}, graphs {word}"] = {
+                "calls a second": [round(rate, 1) for rate in rates[name]],
+                "worst relative error": float(f"{error:.3g}"),
+                # Weights and contexts, and what torch's allocator took for activations and answers.
+                "device memory, MiB": round((free - torch.cuda.mem_get_info()[0]) / 2**20, 1),
+            }
             del engines
     return results
 
