@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from benchmarks.models import build_case
 from benchmarks.peers import TensorRTContext, to_onnx
 from benchmarks.results import Results, header, what, write
-from torch_trt_ext import EnginePlan, TRTEngineExtension
+from torch_trt_ext import EnginePlan, TRTEngineExtension, engine_call
 from torch_trt_ext.builders.onnx_tensorrt import build_tensorrt_from_onnx, timing_cache_name
 from torch_trt_ext.builders.tensorrt_build import build_logger, import_tensorrt, keep_builders
 from torch_trt_ext.config import KEEP_FLOAT32
@@ -206,6 +206,11 @@ def measure_host(bench: Bench) -> Results:
                 results[f"{name}, from Python, {where}"] = host_microseconds(
                     repeated(lambda engine=engine, inputs=inputs: engine.forward(inputs))
                 )
+                if name != "naive torch class":
+                    call = engine_call(engine)
+                    results[f"{name}, engine_call from Python, {where}"] = host_microseconds(
+                        repeated(lambda call=call, inputs=inputs: call(inputs))
+                    )
                 results[f"{name}, in a scripted loop, {where}"] = host_microseconds(
                     lambda loop=loop, inputs=inputs: loop(inputs, CALLS_AT_ONCE)
                 )
@@ -243,10 +248,10 @@ def _latencies(plan: EnginePlan, x: Tensor, expected: list[Tensor], stream: torc
             raw_in_graph.enqueue(torch.cuda.current_stream())
         inputs = [x]
         calls: dict[str, Callable[[], object]] = {
-            "raw": lambda: raw.enqueue(stream),
-            "ours": lambda: ours.forward(inputs),
+            "raw": functools.partial(raw.enqueue, stream),
+            "ours": functools.partial(engine_call(ours), inputs),
             "raw graph": graph.replay,
-            "ours with graphs": lambda: with_graphs.forward(inputs),
+            "ours with graphs": functools.partial(engine_call(with_graphs), inputs),
         }
         calls["raw"]()
         stream.synchronize()

@@ -1,8 +1,12 @@
-# torch_trt_ext._C, built from csrc/passes. Numbers of nodes and values are those of GraphIndex.
-from collections.abc import Mapping, Set
+# torch_trt_ext._C, built from csrc/passes and csrc/python. Numbers of nodes and values are those of GraphIndex.
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from torch import Tensor
+
+class EngineCall:
+    def __init__(self, engine: Any) -> None: ...
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]: ...
 
 class NodeInfo:
     id: int

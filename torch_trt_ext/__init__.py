@@ -15,7 +15,7 @@ from torch_trt_ext.version import __version__
 if TYPE_CHECKING:
     from torch_trt_ext.builders.retinanet import build_retinanet_decode
     from torch_trt_ext.config import Config
-    from torch_trt_ext.engine import OpenVINOEngineExtension, TRTEngineExtension
+    from torch_trt_ext.engine import OpenVINOEngineExtension, TRTEngineExtension, engine_call
     from torch_trt_ext.engine_plan import EnginePlan
     from torch_trt_ext.optimizer.opt_spec import OptSpec
     from torch_trt_ext.optimizer.optimize import optimize
@@ -32,6 +32,7 @@ __all__ = [
     "TRTEngineExtension",
     "__version__",
     "build_retinanet_decode",
+    "engine_call",
     "load_plugin_library",
     "optimize",
     "register_plugin_operator",
@@ -47,6 +48,7 @@ _HOME = {
     "Report": "torch_trt_ext.optimizer.report",
     "TRTEngineExtension": "torch_trt_ext.engine",
     "build_retinanet_decode": "torch_trt_ext.builders.retinanet",
+    "engine_call": "torch_trt_ext.engine",
     "load_plugin_library": "torch_trt_ext.runtime",
     "optimize": "torch_trt_ext.optimizer.optimize",
     "register_plugin_operator": "torch_trt_ext.optimizer.plugin_operators",

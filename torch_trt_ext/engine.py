@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from torch_trt_ext import runtime as _runtime  # noqa: F401  (registers the classes)
 
 IoNames = tuple[Sequence[str], Sequence[str], Sequence[str], Sequence[str]]
 
-__all__ = ["IoNames", "OpenVINOEngineExtension", "TRTEngineExtension"]
+__all__ = ["IoNames", "OpenVINOEngineExtension", "TRTEngineExtension", "engine_call"]
 
 
 def _read_bytes(plan: str | os.PathLike[str] | bytes | bytearray | memoryview) -> bytes:
@@ -103,3 +104,26 @@ class OpenVINOEngineExtension(_EngineExtension):
     """
 
     _torch_name = "OpenVINOEngineExtension"
+
+
+def engine_call(engine: Any) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    """A quicker ``engine.forward`` for Python: without the microseconds that torch's own call of a method takes.
+
+    Args:
+        engine: what :class:`TRTEngineExtension` or :class:`OpenVINOEngineExtension` gives, or a loaded model has.
+
+    Returns:
+        A function of the engine's inputs, a list or tuple of tensors, which returns its outputs. It keeps the engine,
+        and does and raises what ``forward`` does.
+
+    Raises:
+        TypeError: this is no engine.
+    """
+    from torch_trt_ext._C import EngineCall
+
+    if not isinstance(engine, torch.ScriptObject):
+        raise TypeError(
+            f"engine must be a TRTEngineExtension or an OpenVINOEngineExtension, got {type(engine).__name__}; "
+            "pass the engine itself, as module.engine"
+        )
+    return EngineCall(engine)

@@ -1,9 +1,11 @@
-// torch_trt_ext._C: passes over TorchScript graphs, for torch_trt_ext/optimizer. torch_trt_ext/_C.pyi has the types.
+// torch_trt_ext._C: passes over TorchScript graphs, for torch_trt_ext/optimizer, and quick calls of engines.
+// torch_trt_ext/_C.pyi has the types.
 #include <torch/csrc/jit/python/pybind.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include "passes/observation.h"
 #include "passes/prepared_model.h"
+#include "python/engine_call.h"
 
 namespace py = pybind11;
 using torch_trt_ext::passes::NodeInfo;
@@ -56,6 +58,11 @@ PYBIND11_MODULE(_C, module) {
   py::class_<TensorFacts>(module, "TensorFacts").def(py::init([](const std::string& dtype, std::vector<int64_t> shape) {
     return TensorFacts{dtype_from_name(dtype), std::move(shape)};
   }));
+
+  using torch_trt_ext::python::EngineCall;
+  py::class_<EngineCall>(module, "EngineCall")
+      .def(py::init<const torch::jit::Object&>())
+      .def("__call__", &EngineCall::operator(), py::arg("inputs"));
 
   module.def("open_session", &torch_trt_ext::passes::open_session);
   module.def("read_session", &torch_trt_ext::passes::read_session);

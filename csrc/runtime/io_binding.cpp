@@ -83,6 +83,11 @@ double log_volume(const Profile& profile) {
   return volume;
 }
 
+/// Without a trip through the dispatcher where there is nothing to cast.
+at::Tensor cast(at::Tensor tensor, at::ScalarType dtype) {
+  return tensor.scalar_type() == dtype ? tensor : tensor.to(dtype);
+}
+
 /// The call that turns `tensor` into what the engine takes, for the end of a message.
 std::string remedy(const at::Tensor& tensor, at::ScalarType dtype, at::Device device) {
   std::ostringstream text;
@@ -178,7 +183,8 @@ std::vector<at::Tensor> IoBinding::bind(const c10::List<at::Tensor>& inputs, siz
     throw_misfit(inputs);
   }
   for (size_t index = 0; index < bound.size(); ++index) {
-    bound[index] = bound[index].to(engine_.inputs()[index].dtype).contiguous();
+    at::Tensor& tensor = bound[index];
+    tensor = cast(std::move(tensor), engine_.inputs()[index].dtype).contiguous();
   }
   return bound;
 }
@@ -187,7 +193,8 @@ std::vector<at::Tensor> IoBinding::unbind(std::vector<at::Tensor> outputs) const
   std::vector<at::Tensor> ordered;
   ordered.reserve(output_index_.size());
   for (size_t position = 0; position < output_index_.size(); ++position) {
-    ordered.push_back(outputs[output_index_[position]].to(spec_.output_types[position]));
+    // Copied, not moved: a name may be given twice.
+    ordered.push_back(cast(outputs[output_index_[position]], spec_.output_types[position]));
   }
   return ordered;
 }

@@ -1,5 +1,6 @@
 #include "runtime/tensorrt/tensorrt_engine.h"
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/Functions.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAGraphsC10Utils.h>
@@ -221,8 +222,11 @@ std::vector<at::Tensor> TensorRTEngine::allocate_outputs(const Context& context)
   for (size_t index = 0; index < outputs_.size(); ++index) {
     if (is_known(context.output_shapes[index])) {
       const TensorInfo& info = outputs_[index];
-      outputs[index] = at::empty(context.output_shapes[index],
-                                 at::TensorOptions().dtype(info.dtype).device(info.on_host ? at::kCPU : device_));
+      // As at::empty, without a trip through the dispatcher.
+      outputs[index] = info.on_host ? at::empty(context.output_shapes[index], at::TensorOptions().dtype(info.dtype))
+                                    : at::Tensor(at::detail::empty_generic(
+                                          context.output_shapes[index], c10::cuda::CUDACachingAllocator::get(),
+                                          c10::DispatchKeySet(c10::DispatchKey::CUDA), info.dtype, c10::nullopt));
     }
   }
   return outputs;
