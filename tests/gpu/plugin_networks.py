@@ -311,7 +311,8 @@ class GroupNormCase:
     eps: float = 1e-5
     #: Dimensions after the channels, each within :data:`GROUP_NORM_EXTENTS`.
     spatial_rank: int = 2
-    #: 1: one block a group where it holds one, 2: parts of groups, 0: what TensorRT finds faster.
+    #: 1: one block a group where it holds one, 2: parts of groups, 3: a cluster of blocks a group where one holds it
+    #: and the device has them, 0: what TensorRT finds fastest.
     variant: int = 0
 
     def fields(self) -> list[PluginField]:

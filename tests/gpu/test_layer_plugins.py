@@ -47,10 +47,19 @@ GROUP_NORM_CASES = (
     GroupNormCase(variant=1),
     GroupNormCase(variant=2),
     GroupNormCase(dtype="float16", variant=2),
+    GroupNormCase(variant=3),
+    GroupNormCase(dtype="float16", affine_dtype="float16", variant=3),
 )
 
-#: A grid's height and width: one element, rows that fill no 16 bytes, groups of a block's, and groups of many blocks'.
-SIZES = ((1, 1), (1, 2), (3, 5), (7, 7), (8, 8), (64, 64), (65, 63), (90, 91), (128, 128), (257, 255), (600, 600))
+#: 0: the plugin's choice; what is not possible for a shape or a device falls back to it.
+GROUP_NORM_VARIANTS = (0, 1, 2, 3)
+
+#: A grid's height and width: one element, rows that fill no 16 bytes, groups of a block's, of a cluster's (two
+#: channels of 362 x 362 are the most in float32), and groups of many blocks'.
+SIZES = (
+    *((1, 1), (1, 2), (3, 5), (7, 7), (8, 8), (64, 64), (65, 63)),
+    *((90, 91), (128, 128), (257, 255), (362, 362), (363, 363), (600, 600)),
+)
 
 
 def random_tensor(shape: tuple[int, ...], dtype: Dtype) -> Tensor:
@@ -117,36 +126,64 @@ def test_group_norm_matches_torch(case: GroupNormCase, size: tuple[int, int]) ->
     torch.testing.assert_close(y, want, rtol=tolerance, atol=tolerance * 4)
 
 
-@pytest.mark.parametrize("size", [(8, 8), (64, 64), (257, 255)])
-def test_group_norm_of_a_large_mean_keeps_its_digits(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("variant", GROUP_NORM_VARIANTS)
+@pytest.mark.parametrize("size", [(8, 8), (64, 64), (71, 73), (257, 255)])
+def test_group_norm_of_a_large_mean_keeps_its_digits(size: tuple[int, int], variant: int) -> None:
     torch.manual_seed(3)
-    case = GROUP_NORM_CASES[0]
+    case = GroupNormCase(variant=variant)
     x, scale, bias = group_norm_inputs(case, 2, size, mean=1000.0)
     (y,) = group_norm_engine(case).forward([x, scale, bias])
     # The mean itself is a float32 of about 1000, half a unit of whose last place is 3e-5.
     torch.testing.assert_close(y.double(), group_norm_reference(case, x, scale, bias), rtol=2e-4, atol=5e-4)
 
 
-def test_group_norm_of_equal_numbers_is_the_bias() -> None:
-    case = GROUP_NORM_CASES[0]
-    for size in ((8, 8), (257, 255)):
+@pytest.mark.parametrize("variant", GROUP_NORM_VARIANTS)
+def test_group_norm_of_equal_numbers_is_the_bias(variant: int) -> None:
+    case = GroupNormCase(variant=variant)
+    for size in ((8, 8), (71, 73), (257, 255)):
         x, scale, bias = group_norm_inputs(case, 2, size, deviation=0.0, mean=0.5)
         (y,) = group_norm_engine(case).forward([x, scale, bias])
         torch.testing.assert_close(y, bias.view(1, -1, 1, 1).expand_as(y), rtol=0, atol=0)
 
 
-def test_nan_stays_in_its_group() -> None:
-    case = GROUP_NORM_CASES[0]
-    x, scale, bias = group_norm_inputs(case, 2, (65, 63))
-    x[1, 0, 3, 4] = math.nan
-    (y,) = group_norm_engine(case).forward([x, scale, bias])
+@pytest.mark.parametrize("variant", GROUP_NORM_VARIANTS)
+def test_nan_stays_in_its_group(variant: int) -> None:
+    case = GroupNormCase(variant=variant)
     channels = case.channels // case.num_groups
-    assert y[1, :channels].isnan().all()
-    assert y.isnan().sum() == channels * 65 * 63
+    for height, width in ((65, 63), (71, 73), (257, 255)):
+        # In the first and in the last element of a group: those next to it share their 16 bytes.
+        for channel, y_index, x_index in ((0, 0, 0), (channels - 1, -1, -1)):
+            x, scale, bias = group_norm_inputs(case, 3, (height, width))
+            x[1, channels + channel, y_index, x_index] = math.nan
+            (y,) = group_norm_engine(case).forward([x, scale, bias])
+            assert y[1, channels : 2 * channels].isnan().all()
+            assert y.isnan().sum() == channels * height * width
+
+
+@pytest.mark.parametrize("variant", GROUP_NORM_VARIANTS)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_groups_that_start_at_every_offset(dtype: Dtype, variant: int) -> None:
+    torch.manual_seed(9)
+    # 27 groups of an odd number of elements each; 71 x 73 are a cluster's in both types.
+    case = GroupNormCase(dtype=dtype, num_groups=9, channels=9, variant=variant)
+    for size in ((1, 1), (1, 5), (1, 9), (3, 5), (57, 57), (71, 73), (129, 255)):
+        check_group_norm(case, group_norm_inputs(case, 3, size))
+
+
+@pytest.mark.parametrize("variant", GROUP_NORM_VARIANTS)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("channels_per_group", [8, 127, 4099])
+def test_accesses_that_span_channels(channels_per_group: int, dtype: Dtype, variant: int) -> None:
+    torch.manual_seed(10)
+    case = GroupNormCase(
+        dtype=dtype, num_groups=3, channels=3 * channels_per_group, spatial_rank=1, variant=variant, affine_dtype=dtype
+    )
+    for spatial in (1, 3, 7, 9):
+        check_group_norm(case, group_norm_inputs(case, 2, (1, spatial)))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (257, 255)])
-@pytest.mark.parametrize("case", GROUP_NORM_CASES[:2])
+@pytest.mark.parametrize("case", [*GROUP_NORM_CASES[:2], GroupNormCase(variant=3)])
 def test_runs_are_bit_equal_and_capture_in_a_cuda_graph(case: GroupNormCase, size: tuple[int, int]) -> None:
     torch.manual_seed(4)
     inputs = group_norm_inputs(case, 3, size)
@@ -188,8 +225,8 @@ def test_runs_are_bit_equal_and_capture_in_a_cuda_graph(case: GroupNormCase, siz
         ("GroupNorm", "num_groups", int_field("num_groups", 0), "'num_groups' must be at least 1, got 0"),
         ("GroupNorm", "num_groups", float_field("num_groups", 4), "'num_groups' must be int32, got float32"),
         ("GroupNorm", "eps", float_field("eps", -1e-5), "'eps' must be at least 0, got -0.00001"),
-        ("GroupNorm", "variant", int_field("variant", 3), "'variant' must be from 0 to 2, got 3"),
-        ("GroupNorm", "variant", int_field("variant", -1), "'variant' must be from 0 to 2, got -1"),
+        ("GroupNorm", "variant", int_field("variant", 4), "'variant' must be from 0 to 3, got 4"),
+        ("GroupNorm", "variant", int_field("variant", -1), "'variant' must be from 0 to 3, got -1"),
         ("GroupNorm", "eps", float_field("eps", math.inf), "'eps' must be finite, got inf"),
         ("GroupNorm", "eps", float_field("eps"), r"'eps' must be 1 value\(s\) long, got 0"),
     ],
@@ -206,8 +243,8 @@ def test_eps_may_be_missing() -> None:
 
 def test_every_variant_of_group_norm_gives_the_same() -> None:
     torch.manual_seed(8)
-    for size in ((8, 8), (64, 64), (65, 63)):
-        for case in (GroupNormCase(), GroupNormCase(variant=1), GroupNormCase(variant=2)):
+    for size in ((8, 8), (64, 64), (65, 63), (128, 128), (257, 255)):
+        for case in (GroupNormCase(variant=variant) for variant in GROUP_NORM_VARIANTS):
             inputs = group_norm_inputs(case, 3, size)
             check_group_norm(case, inputs)
             assert torch.equal(*(group_norm_engine(case).forward(inputs)[0] for _ in range(2)))

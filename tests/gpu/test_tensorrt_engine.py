@@ -25,7 +25,7 @@ from tests.gpu.networks import (
     two_way_plan,
 )
 from tests.threads import run_in_threads
-from torch_trt_ext import TRTEngineExtension
+from torch_trt_ext import TRTEngineExtension, engine_call
 from torch_trt_ext.builders.tensorrt_build import import_tensorrt
 
 AFFINE_IO = (["x"], ["y"], ["Float"], ["Float"])
@@ -105,6 +105,25 @@ def test_other_types_are_cast_without_a_host_sync() -> None:
         torch.cuda.set_sync_debug_mode("default")
     assert y.dtype == torch.float64
     torch.testing.assert_close(y, (x + 1).double())
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_engine_call_is_forward(affine: Any, graphs: bool) -> None:
+    affine.set_cuda_graphs(graphs)
+    call = engine_call(affine)
+    x = image(2, 3, 4, 8)
+    side = torch.cuda.Stream()
+    for stream in (torch.cuda.default_stream(), side):
+        with torch.cuda.stream(stream):
+            for number in range(8):
+                torch.cuda._sleep(SPIN_CYCLES // 100)
+                x.fill_(float(number))
+                (y,) = call([x])
+                torch.testing.assert_close(y, torch.full_like(x, 2.0 * number + 1))
+        stream.synchronize()
+    assert (affine.counters()["graph_replays"] > 0) == graphs
+    with pytest.raises(ValueError, match="input 'x' must be float32 on cuda:0, got float32 on cpu"):
+        call([x.cpu()])
 
 
 def test_non_contiguous_and_misaligned_inputs(affine: Any) -> None:
