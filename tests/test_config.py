@@ -45,8 +45,19 @@ def test_defaults() -> None:
     assert Config().to_dict() == {
         "gpu_config": {"disable_fp16_accuracy_check": False},
         "partition": {"min_block_size": 3, "allow": [], "deny": [], "max_subgraphs": 64},
-        "precision": {"engine_precision": "auto", "keep_float32": list(KEEP_FLOAT32)},
-        "accuracy": {"check": True, "max_relative_error": 0.02, "max_model_relative_error": 0.05},
+        "precision": {
+            "engine_precision": "auto",
+            "keep_float32": list(KEEP_FLOAT32),
+            "calibration": "entropy",
+            "percentile": 99.99,
+        },
+        "accuracy": {
+            "check": True,
+            "max_relative_error": 0.02,
+            "max_model_relative_error": 0.05,
+            "max_relative_error_8bit": 0.1,
+            "max_model_relative_error_8bit": 0.1,
+        },
         "timing": {
             "warmup_runs": 100,
             "timed_runs": 200,

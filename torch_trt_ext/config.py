@@ -363,12 +363,17 @@ class PrecisionConfig(_Options):
             products are rounded to float16's 10 bits of mantissa, with float32's range. What is not accurate is tried
             again with more bits. Default "auto".
         keep_float32: ONNX operator types that stay in float32. Default :data:`KEEP_FLOAT32`.
+        calibration: how the ranges of 8-bit values follow from the calibration data: "entropy" loses the least
+            information, "percentile" leaves the largest values out, "max" takes all in. Default "entropy".
+        percentile: of absolute values, for "percentile"; from 1 to 100. Default 99.99.
     """
 
     _path: ClassVar[str] = "config.precision"
 
     engine_precision: str = _option("auto", _one_of("auto", "float32", "tf32", "float16", "bfloat16"))
     keep_float32: list[str] = field(default_factory=lambda: list(KEEP_FLOAT32), metadata={"check": _check_onnx_types})
+    calibration: str = _option("entropy", _one_of("entropy", "percentile", "max"))
+    percentile: float = _option(99.99, _between(1, 100))
 
 
 @dataclass(slots=True, kw_only=True, repr=False)
@@ -381,6 +386,8 @@ class AccuracyConfig(_Options):
         check: False measures and reports errors, but sends nothing back for them. Default True.
         max_relative_error: of one engine against its subgraph in float32; at least 0. Default 0.02.
         max_model_relative_error: of the whole model against the original; at least 0. Default 0.05.
+        max_relative_error_8bit: of one engine with 8-bit parts; at least 0. Default 0.1.
+        max_model_relative_error_8bit: of the whole model with such engines; at least 0. Default 0.1.
     """
 
     _path: ClassVar[str] = "config.accuracy"
@@ -388,6 +395,16 @@ class AccuracyConfig(_Options):
     check: bool = True
     max_relative_error: float = _option(0.02, _at_least(0))
     max_model_relative_error: float = _option(0.05, _at_least(0))
+    max_relative_error_8bit: float = _option(0.1, _at_least(0))
+    max_model_relative_error_8bit: float = _option(0.1, _at_least(0))
+
+    def limit(self, precision: str) -> float:
+        """The limit for an engine of a precision, as the report names it."""
+        return self.max_relative_error_8bit if precision == "int8" else self.max_relative_error
+
+    def model_limit(self, precision: str) -> float:
+        """The limit for a model whose engines are of a precision."""
+        return self.max_model_relative_error_8bit if precision == "int8" else self.max_model_relative_error
 
 
 @dataclass(slots=True, kw_only=True, repr=False)

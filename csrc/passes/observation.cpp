@@ -7,7 +7,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <mutex>
+#include <numeric>
 
 #include "passes/graph_index.h"
 #include "passes/node_facts.h"
@@ -112,8 +114,28 @@ void record(const c10::List<at::Tensor>& tensors, int64_t session, int64_t id) {
   }
 }
 
-/// The tensor as a node that computes in 16 bits would see it; itself for other nodes, types and sessions.
-at::Tensor round_if_asked(const at::Tensor& tensor, int64_t session, int64_t id) {
+/// To 255 steps of a tensor's range, or of each channel's of a weight.
+at::Tensor round_to_8_bits(const at::Tensor& tensor, RoundedPlace place) {
+  if (place == RoundedPlace::kOutput || tensor.numel() == 0) {
+    return tensor;
+  }
+  at::Tensor largest = at::abs(tensor);
+  if (place == RoundedPlace::kConstant && tensor.dim() > 1) {
+    std::vector<int64_t> within(static_cast<size_t>(tensor.dim()) - 1);
+    std::iota(within.begin(), within.end(), 1);
+    largest = at::amax(largest, within, /*keepdim=*/true);
+  } else if (place == RoundedPlace::kConstant) {
+    // A bias, which stays as it is.
+    return tensor;
+  } else {
+    largest = at::max(largest);
+  }
+  const at::Tensor step = at::clamp_min(at::mul(largest, 1.0 / 127), std::numeric_limits<float>::min());
+  return at::mul(at::round(at::div(tensor, step)), step);
+}
+
+/// The tensor as a node that computes in 16 or 8 bits would see it; itself for other nodes, types and sessions.
+at::Tensor round_if_asked(const at::Tensor& tensor, int64_t session, int64_t id, int64_t place) {
   if (!tensor.defined() || tensor.scalar_type() != at::kFloat) {
     return tensor;
   }
@@ -126,7 +148,7 @@ at::Tensor round_if_asked(const at::Tensor& tensor, int64_t session, int64_t id)
     }
     to = found->second.rounded_to;
   }
-  return tensor.to(to).to(at::kFloat);
+  return to == at::kChar ? round_to_8_bits(tensor, static_cast<RoundedPlace>(place)) : tensor.to(to).to(at::kFloat);
 }
 
 TORCH_LIBRARY(torch_trt_ext_passes, library) {
@@ -136,7 +158,7 @@ TORCH_LIBRARY(torch_trt_ext_passes, library) {
               torch::CppFunction::makeFromBoxedFunction<&observe>());
   library.def(schema("reach(int session, int branch) -> ()"), &reach);
   library.def(schema("record(Tensor[] values, int session, int id) -> ()"), &record);
-  library.def(schema("round(Tensor value, int session, int id) -> Tensor"), &round_if_asked);
+  library.def(schema("round(Tensor value, int session, int id, int place) -> Tensor"), &round_if_asked);
 }
 
 }  // namespace

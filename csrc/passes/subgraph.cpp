@@ -6,6 +6,8 @@
 #include <optional>
 #include <unordered_set>
 
+#include "passes/observation.h"
+
 namespace torch_trt_ext::passes {
 namespace {
 
@@ -75,14 +77,16 @@ class Copier {
     }
     const bool rounds = session_.has_value() && node->kind() != prim::Constant;
     const auto input_of = [this, node, rounds](Value* value) {
-      return rounds && is_tensor(value) ? rounded(copy_of(value), node) : copy_of(value);
+      const auto place = value->node()->kind() == prim::Constant ? RoundedPlace::kConstant : RoundedPlace::kInput;
+      return rounds && is_tensor(value) ? rounded(copy_of(value), node, place) : copy_of(value);
     };
     Node* const created = graph_->createClone(node, input_of);
     Node* const copy = graph_->insertNode(created);
     for (size_t index = 0; index < node->outputs().size(); ++index) {
       Value* const output = copy->output(index);
       output->setType(node->output(index)->type());
-      copies_[node->output(index)] = rounds && is_tensor(output) ? rounded(output, node) : output;
+      copies_[node->output(index)] =
+          rounds && is_tensor(output) ? rounded(output, node, RoundedPlace::kOutput) : output;
     }
     if (index_ != nullptr) {
       const auto scope = c10::make_intrusive<torch::jit::Scope>();
@@ -90,10 +94,11 @@ class Copier {
     }
   }
 
-  Value* rounded(Value* value, const Node* node) {
+  Value* rounded(Value* value, const Node* node, RoundedPlace place) {
     static const auto symbol = c10::Symbol::fromQualString("torch_trt_ext_passes::round");
     const std::vector<Value*> inputs = {value, graph_->insertConstant(*session_),
-                                        graph_->insertConstant(static_cast<int64_t>(index_->id_of(node)))};
+                                        graph_->insertConstant(static_cast<int64_t>(index_->id_of(node))),
+                                        graph_->insertConstant(static_cast<int64_t>(place))};
     Node* const round = graph_->insertNode(graph_->create(symbol, inputs, 1));
     round->output()->setType(c10::TensorType::get());
     return round->output();

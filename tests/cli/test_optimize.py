@@ -141,3 +141,15 @@ def test_what_cannot_be_done_fails(plain: Path, tmp_path: Path) -> None:
     message = error_of("optimize", plain, "-o", tmp_path / "absent" / "out.pt", "--device", "cpu", "--input", "4x8")
     assert message.startswith("error: target must be in a folder that is there")
     assert not target.exists()
+
+
+def test_level_o2_takes_calibration_data(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    torch.jit.save(torch.jit.script(make(Convolutions)), str(tmp_path / "model.pt"))
+    torch.save([(torch.rand(1, 3, 16, 16),) for _ in range(33)], tmp_path / "calibration.pt")
+    arguments = [tmp_path / "model.pt", "-o", tmp_path / "out.pt", "--device", "cpu", "--input", "1x3x16x16", *QUICK]
+    report = document_of("optimize", *arguments, "--level", "o2", "--calibration", tmp_path / "calibration.pt")
+    assert {engine["precision"] for engine in report["engines"]} == {"int8"}
+    assert "calib_data" not in report["diagnosis"]["message"]
+    message = error_of("optimize", *arguments, "--level", "o2", "--calibration", tmp_path / "nothing.pt")
+    assert "inputs must be a file, but there is none at " in message

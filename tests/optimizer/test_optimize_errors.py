@@ -65,9 +65,11 @@ def test_shapes_that_the_model_refuses_fail() -> None:
         optimize(make(TwoParts), [], input_shapes=[["1*8"], ["1*9"]])
 
 
-@pytest.mark.parametrize("level", ["o2", "O1", "", 3, None])
+@pytest.mark.parametrize("level", ["o3", "O1", "", 3, None])
 def test_wrong_level_fails(level: Any) -> None:
-    message = rf"optimization_level must be 'o1' \(engines of 16 bits\), the only level there is, got {level!r}"
+    message = (
+        rf"optimization_level must be 'o1' \(engines of 16 bits\) or 'o2' \(of 8 bits .* accurate\), got {level!r}"
+    )
     with pytest.raises(ValueError, match=message):
         torch_trt_ext.optimize(make(TwoParts), level, "cpu", test_data=[(ROWS,)])
 

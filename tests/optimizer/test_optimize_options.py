@@ -717,14 +717,21 @@ def test_prefer(prefer: str) -> None:
 def test_every_option_is_tested_here() -> None:
     """An option that is added needs a test above, and its name below."""
     tested = {
-        "accuracy": ["check", "max_model_relative_error", "max_relative_error"],
+        # Those of 8 bits in test_levels.py.
+        "accuracy": [
+            "check",
+            "max_model_relative_error",
+            "max_model_relative_error_8bit",
+            "max_relative_error",
+            "max_relative_error_8bit",
+        ],
         "build_threads": [],
         "cache": ["enabled", "folder", "max_bytes"],
         "check_model": [],
         "gpu_config": ["disable_fp16_accuracy_check"],
         "keep_fallback": [],
         "partition": ["allow", "deny", "max_subgraphs", "min_block_size"],
-        "precision": ["engine_precision", "keep_float32"],
+        "precision": ["calibration", "engine_precision", "keep_float32", "percentile"],
         "prefer": [],
         "progress": [],
         "shapes": ["profiles"],

@@ -89,17 +89,17 @@ def test_rounding_nothing_changes_nothing(cancelling: Any) -> None:
 
 def test_as_few_go_back_as_suffice(cancelling: Any) -> None:
     rounding, kind_of = cancelling
-    back = rounding.back_to_float32(0.02)
+    back = rounding.back(0.02)
     assert {kind_of(node) for node in back} == {"aten::add", "aten::sub"}
     for reason in back.values():
         assert reason.startswith("rounding it alone changes the answers by 0.") or "by 1" in reason
-    assert len(rounding.back_to_float32(0.02, at_least=3)) == 3
+    assert len(rounding.back(0.02, at_least=3)) == 3
 
 
 def test_nothing_goes_back_where_half_of_the_nodes_would_not_do(cancelling: Any) -> None:
     rounding, _ = cancelling
-    assert rounding.back_to_float32(1e-7) is None
-    assert rounding.back_to_float32(0.02, at_least=100) is None
+    assert rounding.back(1e-7) is None
+    assert rounding.back(0.02, at_least=100) is None
 
 
 def test_overflow_is_the_worst() -> None:
@@ -198,7 +198,7 @@ def test_what_cannot_be_mended_is_in_float32(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(
         "torch_trt_ext.optimizer.optimize.make_builder", lambda _device, config: SpoilingBuilder(config)
     )
-    monkeypatch.setattr(sensitivity.Rounding, "back_to_float32", lambda *_arguments: None)
+    monkeypatch.setattr(sensitivity.Rounding, "back", lambda *_arguments: None)
     config = Config()
     config.timing.compare = config.cache.enabled = False
     _, _, report = optimize(

@@ -157,7 +157,7 @@ def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
         if not tensors and not files:
             tensors = [InputTensor(["*".join(map(str, shape))], "") for shape in profile_opt]
         model_inputs = ModelInputs(
-            test_data=[item for file in files for item in _read_items(file)],
+            test_data=[item for file in files for item in read_items(file)],
             input_shapes=_shape_sets(tensors),
             input_ranges=_ranges(tensors, ranges),
             profile=[list(shapes) for shapes in zip(profile_min, profile_opt, profile_max, strict=True)],
@@ -194,7 +194,13 @@ def _ranges(tensors: Sequence[InputTensor], ranges: Sequence[str]) -> list[str] 
     return texts
 
 
-def _read_items(path: Path) -> list[tuple[Any, ...]]:
+def read_items(path: Path) -> list[tuple[Any, ...]]:
+    """The arguments of one call or several, from a file that ``torch.save`` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds something else.
+    """
     remedy = "torch.save((images,), path) makes one"
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)

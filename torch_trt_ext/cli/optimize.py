@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from torch_trt_ext.cli.answer import Answer, answers
-from torch_trt_ext.cli.model_inputs import ModelInputs
+from torch_trt_ext.cli.model_inputs import ModelInputs, read_items
 from torch_trt_ext.cli.optimized import report_answer
 from torch_trt_ext.cli.options import add_profile, building_options
 from torch_trt_ext.config import Config
@@ -15,7 +16,18 @@ from torch_trt_ext.config import Config
 
 @click.command()
 @building_options
-@click.option("--level", type=click.Choice(["o1"]), default="o1", show_default=True, help="o1: engines of 16 bits.")
+@click.option(
+    "--level",
+    type=click.Choice(["o1", "o2"]),
+    default="o1",
+    show_default=True,
+    help="o1: engines of 16 bits; o2: of 8 bits where they are accurate.",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help="Real inputs that 8-bit ranges are found from: a list of tuples that torch.save wrote.",
+)
 @click.option("--opt-spec", type=click.Path(path_type=Path), help="Also write what the model needs, as JSON.")
 @answers
 def optimize(
@@ -23,6 +35,7 @@ def optimize(
     output: Path,
     device_type: str,
     level: str,
+    calibration: Path | None,
     model_inputs: ModelInputs,
     config: Config,
     opt_spec: Path | None,
@@ -36,7 +49,9 @@ def optimize(
     from torch_trt_ext.optimize_file import optimize_file
 
     add_profile(config, model_inputs, model)
-    arguments = model_inputs.as_arguments()
+    arguments: dict[str, Any] = model_inputs.as_arguments()
+    if calibration is not None:
+        arguments["calib_data"] = read_items(calibration)
     spec, report = optimize_file(model, output, level, device_type, config=config, verbose=verbose, **arguments)
     if opt_spec is not None:
         spec.save(opt_spec)

@@ -29,6 +29,7 @@ class Candidate:
         subgraph: what it would replace.
         precision: what it computes in.
         built: the plan.
+        kept_16bit: names of nodes of an 8-bit engine that could be in 8 bits but are not, with the reason.
         engine: the engine object.
         build_seconds: time to build it or to find it in the cache, and to load it.
         comparison: its outputs against the subgraph's in float32, the worst of the recorded calls.
@@ -41,6 +42,7 @@ class Candidate:
     subgraph: Subgraph
     precision: Precision
     built: BuiltEngine
+    kept_16bit: dict[str, str]
     engine: Any
     build_seconds: float
     comparison: Comparison | None = None
@@ -60,11 +62,10 @@ def build(factory: SubgraphFactory, subgraph: Subgraph, precision: Precision) ->
     assert subgraph.model is not None
     start = time.perf_counter()
     what = f"subgraph {subgraph.index} ({subgraph.operators} operators)"
-    built = factory.builder.build(
-        subgraph.model, subgraph.ranges, precision, factory.sensitive(subgraph, precision), what
-    )
+    model, kept_16bit = factory.quantized(subgraph) if precision == "int8" else (subgraph.model, {})
+    built = factory.builder.build(model, subgraph.ranges, precision, factory.sensitive(subgraph, precision), what)
     engine = factory.builder.load(built.plan)
-    return Candidate(subgraph, precision, built, engine, time.perf_counter() - start)
+    return Candidate(subgraph, precision, built, kept_16bit, engine, time.perf_counter() - start)
 
 
 def engine_call(candidate: Candidate, call: Sequence[Tensor]) -> list[Tensor]:
@@ -83,7 +84,7 @@ def verify(candidate: Candidate, config: Config) -> None:
             worst = comparison
     assert worst is not None
     candidate.comparison = worst
-    limit = config.accuracy.max_relative_error
+    limit = config.accuracy.limit(candidate.precision)
     if not config.accuracy.check or worst.within(limit):
         return
     forgiven = config.gpu_config.disable_fp16_accuracy_check and candidate.precision != "float32"

@@ -28,9 +28,13 @@ from torch_trt_ext.runtime import library_path
 
 #: What an engine computes in. "tf32" is float32 whose products round their factors to the 10 bits of mantissa that
 #: float16 has, as PyTorch's convolutions do on GPUs unless they are told not to.
-Precision = Literal["float32", "tf32", "float16", "bfloat16"]
+#: "int8" is an engine of 16 bits whose convolutions and products with constant matrices compute on 8-bit integers.
+Precision = Literal["float32", "tf32", "float16", "bfloat16", "int8"]
 
-_SHORT = {"float32": "Fp32", "tf32": "Tf32", "float16": "Fp16", "bfloat16": "Bf16"}
+#: optimize()'s levels.
+Level = Literal["o1", "o2"]
+
+_SHORT = {"float32": "Fp32", "tf32": "Tf32", "float16": "Fp16", "bfloat16": "Bf16", "int8": "Int8"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,11 @@ class EngineBuilder(abc.ABC):
 
     @abc.abstractmethod
     def precisions(self) -> list[Precision]:
-        """What to try, in order; float32 comes last."""
+        """What to try above 8 bits, in order; float32 comes last."""
+
+    def ladder(self, level: Level) -> list[Precision]:
+        """What to try at a level, in order; float32 comes last."""
+        return ["int8", *self.precisions()] if level == "o2" else self.precisions()
 
     @abc.abstractmethod
     def pass_name(self, precision: Precision) -> str:
@@ -105,7 +113,7 @@ class EngineBuilder(abc.ABC):
         """Builds an engine, or takes it from the cache.
 
         Args:
-            model: in float32; it is not changed.
+            model: in float32, quantized where the precision is "int8"; it is not changed.
             ranges: shapes of every input, one mapping a profile.
             precision: what to compute in.
             sensitive: names of nodes that 16 bits do not suffice for, with the reason.
@@ -198,8 +206,9 @@ class TensorRTBuilder(EngineBuilder):
     ) -> tuple[onnx.ModelProto, dict[str, str]]:
         if precision == "float32" or precision == "tf32":
             return model, {}
+        half: Literal["float16", "bfloat16"] = "bfloat16" if precision == "bfloat16" else "float16"
         result = to_half_precision(
-            model, half=precision, keep_float32_ops=self.config.precision.keep_float32, keep_float32_nodes=sensitive
+            model, half=half, keep_float32_ops=self.config.precision.keep_float32, keep_float32_nodes=sensitive
         )
         return result.model, {name: sensitive.get(name, reason) for name, reason in result.kept.items()}
 
@@ -284,7 +293,9 @@ class OpenVINOBuilder(EngineBuilder):
     def _build(self, model: onnx.ModelProto, ranges: ShapeRanges, precision: Precision, what: str) -> EnginePlan:
         from torch_trt_ext.builders.onnx_openvino import build_openvino_from_onnx
 
-        return build_openvino_from_onnx(model, ranges, self._WORDS[precision])
+        # The graph itself says what is in 8 bits.
+        words = self._WORDS[self.precisions()[0] if precision == "int8" else precision]
+        return build_openvino_from_onnx(model, ranges, words)
 
     def _hardware(self) -> str:
         # OpenVINO compiles for the processor when the engine is loaded.

@@ -9,18 +9,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from torch_trt_ext import _C
 from torch_trt_ext.config import Config
 from torch_trt_ext.optimizer import observation, support
-from torch_trt_ext.optimizer.engine_builder import EngineBuilder, make_builder
+from torch_trt_ext.optimizer.engine_builder import EngineBuilder, Level, make_builder
 from torch_trt_ext.optimizer.model_input import ModelInput, argument_names, freeze, read_model
 from torch_trt_ext.optimizer.opt_spec import OptSpec
 from torch_trt_ext.optimizer.plugin_operators import operators_of
+from torch_trt_ext.optimizer.quantization import missing_for_quantization
 from torch_trt_ext.optimizer.report import DeviceType, Report
-from torch_trt_ext.optimizer.samples import Samples, make_samples
+from torch_trt_ext.optimizer.samples import Samples, check_items, make_samples
 from torch_trt_ext.optimizer.script_module import modules_with_engine
+from torch_trt_ext.optimizer.structures import detach_clone
 from torch_trt_ext.optimizer.subgraphs import (
     Subgraph,
     SubgraphFactory,
@@ -38,6 +41,12 @@ _MAX_NODES = 20_000
 
 #: Rounds of taking nodes out of subgraphs that could not be converted, before what is left of these stays in PyTorch.
 _MAX_ROUNDS = 32
+
+#: Items of calibration data below which it is said that they are few.
+_FEW_CALIBRATION_ITEMS = 32
+
+#: How many times as far as the calibration data the test data may reach before it is said.
+_BEYOND_RANGE = 1.2
 
 
 def optimize(
@@ -58,7 +67,9 @@ def optimize(
 
     Args:
         model: a ``torch.nn.Module`` in evaluation mode, a ScriptModule, or the path of a saved one. It is not changed.
-        optimization_level: "o1", engines that compute in 16 bits where the measured error allows.
+        optimization_level: "o1", engines that compute in 16 bits where the measured error allows; or "o2", engines
+            whose convolutions and products with weights compute in 8 bits where it allows that, which needs ONNX
+            Runtime.
         device_type: "gpu" for TensorRT engines on the current CUDA device, "cpu" for OpenVINO engines.
         config: all options; by default the ``Config`` whose ``with`` block this call is in.
         inputs: names of ``forward``'s arguments that ``input_shapes`` are for.
@@ -68,7 +79,9 @@ def optimize(
         input_ranges: value ranges of made inputs.
         test_data: a list of tuples, each the positional arguments of one call. Several items whose shapes differ make
             engines that take all shapes between.
-        calib_data: for 8-bit engines, which level o1 has not; it may be given.
+        calib_data: for level "o2": a list as ``test_data``, from which the ranges of 8-bit values are found, as many
+            items as stand for what the model will see, some hundred images for instance; without them the test data are
+            taken. Level "o1" does not look at it.
         custom_ops: libraries of custom operators, opened with ``torch.ops.load_library``.
         verbose: say on stderr what is being done.
 
@@ -82,10 +95,14 @@ def optimize(
         FileNotFoundError: the model's file is not there.
         RuntimeError: engines for the device cannot be built on this machine, or the model's file cannot be read.
     """
-    if optimization_level != "o1":
+    if optimization_level not in ("o1", "o2"):
         raise ValueError(
-            f"optimization_level must be 'o1' (engines of 16 bits), the only level there is, got {optimization_level!r}"
+            "optimization_level must be 'o1' (engines of 16 bits) or 'o2' (of 8 bits where they are accurate), got "
+            f"{optimization_level!r}"
         )
+    level: Level = "o2" if optimization_level == "o2" else "o1"
+    if level == "o2" and (problem := missing_for_quantization()):
+        raise RuntimeError(problem)
     if device_type not in ("gpu", "cpu"):
         raise ValueError(
             f"device_type must be 'gpu' (TensorRT on the current CUDA device) or 'cpu' (OpenVINO), got {device_type!r}"
@@ -99,17 +116,22 @@ def optimize(
     config.validate()
     for library in custom_ops or ():
         torch.ops.load_library(os.fspath(library))  # type: ignore[no-untyped-call]
-    job = _Job(config, kind, verbose)
+    job = _Job(config, kind, level, verbose)
     random_devices = [job.device] if kind == "gpu" else []
     with config, torch.inference_mode(False), torch.random.fork_rng(random_devices), job.builder.at_work():
         source, samples = job.read(model, inputs, input_shapes, input_ranges, test_data)
         remarks = ["outputs has no effect, since TorchScript's outputs have no names"] if outputs else []
+        if level == "o2":
+            remarks += job.read_calibration(calib_data)
         return job.run(source, samples, remarks)
 
 
 class _Job:
-    def __init__(self, config: Config, device_type: DeviceType, verbose: bool) -> None:
+    def __init__(self, config: Config, device_type: DeviceType, level: Level, verbose: bool) -> None:
         self.config = config
+        self.level = level
+        #: What 8-bit ranges are found from; none for the test data.
+        self.calibration: list[tuple[Any, ...]] = []
         self.device_type = device_type
         self.verbose = verbose
         self.builder: EngineBuilder = make_builder(device_type, config)
@@ -163,6 +185,17 @@ class _Job:
         source = read_model(model, self.device, None, self.config.prefer)
         return source, sample(argument_names(source.script))
 
+    def read_calibration(self, calib_data: Sequence[tuple[Any, ...]]) -> list[str]:
+        """Keeps the calibration data, on the device that they are on; what is to be said of them."""
+        self.calibration = check_items(list(calib_data) if isinstance(calib_data, tuple) else calib_data, "calib_data")
+        count = len(self.calibration)
+        if not count:
+            return ["there are no calib_data, so 8-bit ranges come from the test data alone"]
+        if count < _FEW_CALIBRATION_ITEMS:
+            few = f"calib_data has {count} item{'s' * (count != 1)}"
+            return [f"{few}: ranges from fewer than {_FEW_CALIBRATION_ITEMS} may miss values that the model will see"]
+        return []
+
     def _optimize(self, source: ModelInput, samples: Samples, outcome: Outcome) -> Attempt | None:
         """Divides, builds, verifies and times; None when the model is better left as it is."""
         whole = WholeModel(outcome, self.device)
@@ -177,9 +210,12 @@ class _Job:
         shapes_vary = samples.shape_variation == "dynamic"
         subgraphs = self._divide(prepared, factory, used, outcome, shapes_vary=shapes_vary)
         self.say(f"{len(subgraphs)} subgraph{'s' * (len(subgraphs) != 1)} to build")
-        trials = Trials(factory, outcome, self.device, self.say, show_progress=not self._no_progress())
+        if self.level == "o2":
+            self._calibrate(prepared, subgraphs, outcome)
+        show_progress = not self._no_progress()
+        trials = Trials(factory, outcome, self.device, self.say, level=self.level, show_progress=show_progress)
         problem = ""
-        for precision in self.builder.precisions():
+        for precision in self.builder.ladder(self.level):
             if problem:
                 outcome.remarks.append(f"so {precision} was tried")
             outcome.precision = precision
@@ -199,6 +235,20 @@ class _Job:
             self._take_back(attempt, problem, outcome)
         whole.time_original(used[0])
         return None
+
+    def _calibrate(self, prepared: _C.PreparedModel, subgraphs: Sequence[Subgraph], outcome: Outcome) -> None:
+        """Records what subgraphs get on the calibration data."""
+        self.say("recording the calibration data")
+        for item in self.calibration or outcome.samples.items:
+            # One at a time: all of them may not fit onto the device.
+            record_calls(prepared, subgraphs, [detach_clone(item, self.device)], calibration=True)
+        for subgraph in subgraphs:
+            beyond = _beyond(subgraph.calls, subgraph.calibration_calls)
+            if beyond > _BEYOND_RANGE:
+                outcome.remarks.append(
+                    f"the test data reach {beyond:.2g} times as far as calib_data at an input of {subgraph.name}: such "
+                    "values are cut off in 8 bits; add what they stand for to calib_data"
+                )
 
     def _take_back(self, attempt: Attempt, problem: str, outcome: Outcome) -> None:
         self.say(problem)
@@ -312,6 +362,20 @@ class _Job:
 
     def _no_progress(self) -> bool:
         return not (self.config.progress and sys.stderr.isatty())
+
+
+def _beyond(calls: Sequence[Sequence[Tensor]], calibration: Sequence[Sequence[Tensor]]) -> float:
+    """How many times as far from 0 the inputs of calls reach as those of the calibration; the worst input's."""
+
+    def reach(of: Sequence[Sequence[Tensor]], position: int) -> float:
+        tensors = [call[position] for call in of]
+        return max((float(x.abs().max()) for x in tensors if x.is_floating_point() and x.numel()), default=0.0)
+
+    worst = 0.0
+    for position in range(len(calls[0]) if calls and calibration else 0):
+        known = reach(calibration, position)
+        worst = max(worst, reach(calls, position) / known if known else 0.0)
+    return worst
 
 
 def _keeps_dtype(node: _C.NodeInfo, session: _C.Session) -> bool:

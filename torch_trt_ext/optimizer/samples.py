@@ -22,7 +22,7 @@ from torch_trt_ext.optimizer.structures import (
 #: Seed of what is generated: the same shapes and ranges give the same tensors everywhere.
 _SEED = 0
 
-_DATA_EXAMPLE = "write test_data=[(images,)], a list of tuples, each with the arguments of one call"
+_DATA_EXAMPLE = "write {name}=[(images,)], a list of tuples, each with the arguments of one call"
 
 _Signature = tuple[tuple[Shape, torch.dtype], ...]
 
@@ -133,7 +133,7 @@ def make_samples(
         ValueError: neither data nor shapes; or names, shapes or ranges that cannot be read, or do not fit together.
     """
     target = torch.device("cuda" if device == "gpu" else device)
-    data = _check_data(test_data)
+    data = check_items(test_data, "test_data")
     _check_inputs(inputs, argument_names)
     sets = parse_shapes(input_shapes)
     ranges = parse_ranges(input_ranges)
@@ -206,18 +206,27 @@ def _signature(item: Any) -> _Signature:
     return tuple((tuple(tensor.shape), tensor.dtype) for _, tensor in flatten_tensors(item))
 
 
-def _check_data(test_data: object) -> list[tuple[Any, ...]]:
-    if test_data is None:
+def check_items(data: object, name: str) -> list[tuple[Any, ...]]:
+    """The items of an argument that takes a list of tuples of arguments; none for None.
+
+    Args:
+        data: what was given.
+        name: of the argument, for messages.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if data is None:
         return []
-    if not isinstance(test_data, list):
-        raise TypeError(f"test_data must be a list of tuples, got {_kind(test_data)}; {_DATA_EXAMPLE}")
-    for number, item in enumerate(test_data):
+    if not isinstance(data, list):
+        raise TypeError(f"{name} must be a list of tuples, got {_kind(data)}; {_DATA_EXAMPLE.format(name=name)}")
+    for number, item in enumerate(data):
         if not isinstance(item, tuple):
             wrap = "[(images,)]" if isinstance(item, Tensor) else f"[({describe(item)},)] if that is one argument"
             raise TypeError(
-                f"test_data[{number}] must be a tuple of arguments, got {_kind(item)}; wrap it in a tuple: {wrap}"
+                f"{name}[{number}] must be a tuple of arguments, got {_kind(item)}; wrap it in a tuple: {wrap}"
             )
-    return list(test_data)
+    return list(data)
 
 
 def _kind(value: object) -> str:

@@ -1,7 +1,8 @@
-"""Which nodes go back to float32 so that the rest may compute in 16 bits: those whose rounding the answers show most.
+"""Which nodes get more bits so that the rest may do with few: those whose rounding the answers show most.
 
 A node in 16 bits rounds what it takes, its weights among that, and what it gives; in between engines add up in float32.
-So a model in PyTorch whose nodes round the same tensors tells what an engine's answers will be like without one.
+A node in 8 bits rounds what it takes, to 255 steps of a tensor's range, or of a channel's for weights. So a model in
+PyTorch whose nodes round the same tensors tells what an engine's answers will be like without one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch_trt_ext.optimizer.accuracy import compare
 from torch_trt_ext.optimizer.candidates import Candidate
 from torch_trt_ext.optimizer.engine_builder import Precision
 from torch_trt_ext.optimizer.onnx_export import node_of
+from torch_trt_ext.optimizer.quantization import quantizable_nodes
 from torch_trt_ext.optimizer.script_module import wrap
 
 #: Of the tolerance that rounding alone may take: kernels add up in another order, too.
@@ -30,7 +32,7 @@ _MOST_NODES = 0.5
 _ATTEMPTS = 3
 
 #: torch's C++ names.
-_DTYPES = {"float16": "Half", "bfloat16": "BFloat16"}
+_DTYPES = {"float16": "Half", "bfloat16": "BFloat16", "int8": "Char"}
 
 
 class Rounding:
@@ -38,21 +40,21 @@ class Rounding:
 
     Args:
         session: the number of the session that its rounding operators ask.
-        half: the type to round to.
+        precision: what to round to.
         nodes: numbers of the nodes that compute in it.
         error: runs the model and gives the relative error of its answers.
     """
 
-    def __init__(self, session: int, half: Precision, nodes: Sequence[int], error: Callable[[], float]) -> None:
+    def __init__(self, session: int, precision: Precision, nodes: Sequence[int], error: Callable[[], float]) -> None:
         self._session = session
-        self._half = half
+        self._precision = precision
         self._nodes = sorted(nodes)
         self._error = error
         self._ranking: list[tuple[int, float]] | None = None
 
     def error_of(self, nodes: Sequence[int]) -> float:
         """The relative error of the answers when these nodes round and no others do."""
-        _C.set_rounding(self._session, _DTYPES[self._half], set(nodes))
+        _C.set_rounding(self._session, _DTYPES[self._precision], set(nodes))
         return self._error()
 
     def ranking(self) -> list[tuple[int, float]]:
@@ -62,7 +64,7 @@ class Rounding:
             self._ranking = sorted(errors, key=lambda pair: -pair[1])
         return self._ranking
 
-    def back_to_float32(self, limit: float, at_least: int = 1) -> dict[int, str] | None:
+    def back(self, limit: float, at_least: int = 1) -> dict[int, str] | None:
         """The fewest nodes, the most sensitive first, without which rounding keeps within a limit.
 
         Args:
@@ -88,19 +90,19 @@ class Rounding:
 
 
 def search(rounding: Rounding, limit: float, is_accurate_with: Callable[[dict[int, str]], bool]) -> bool:
-    """Sends nodes back to float32 until the real engines are accurate: as few as rounding says, then twice as many.
+    """Gives nodes more bits until the real engines are accurate: as few as rounding says, then twice as many.
 
     Args:
         rounding: of what is not accurate.
         limit: for the relative error.
-        is_accurate_with: builds engines with these nodes, and those of the calls before, in float32, and tells.
+        is_accurate_with: builds engines with more bits for these nodes, and those of the calls before, and tells.
 
     Returns:
         Whether they are.
     """
     count = 1
     for _ in range(_ATTEMPTS):
-        back = rounding.back_to_float32(limit, count)
+        back = rounding.back(limit, count)
         if back is None:
             return False
         if is_accurate_with(back):
@@ -109,13 +111,15 @@ def search(rounding: Rounding, limit: float, is_accurate_with: Callable[[dict[in
     return False
 
 
-def half_nodes(candidate: Candidate) -> list[int]:
-    """Numbers of the nodes that, all or part of them, compute in 16 bits in a candidate's engine."""
+def rounded_nodes(candidate: Candidate) -> list[int]:
+    """Numbers of the nodes that, all or part of them, compute in the few bits of a candidate's engine."""
     model = candidate.subgraph.model
     assert model is not None
-    kept = candidate.built.kept_float32
-    numbers = {node_of(node.name) for node in model.graph.node if node.name not in kept}
-    return sorted(number for number in numbers if number is not None)
+    if candidate.precision == "int8":
+        names = set(quantizable_nodes(model)) - candidate.kept_16bit.keys()
+    else:
+        names = {node.name for node in model.graph.node} - candidate.built.kept_float32.keys()
+    return sorted({number for number in map(node_of, names) if number is not None})
 
 
 @contextlib.contextmanager
@@ -130,7 +134,7 @@ def of_subgraph(prepared: _C.PreparedModel, candidate: Candidate) -> Iterator[Ro
             pairs = zip(expected, subgraph.calls, strict=True)
             return max(compare(wanted, subgraph.reference(call, rounding)).relative for wanted, call in pairs)
 
-        yield Rounding(number, candidate.precision, half_nodes(candidate), error)
+        yield Rounding(number, candidate.precision, rounded_nodes(candidate), error)
 
 
 @contextlib.contextmanager
@@ -143,7 +147,7 @@ def of_model(
 
     Args:
         prepared: the model, divided.
-        candidates: those whose engines compute in 16 bits, all in the same; at least one.
+        candidates: those whose engines compute in few bits, all in the same precision; at least one.
         error_of_model: the relative error of the answers of a model that a function makes.
     """
     with observation.session() as number:
@@ -151,7 +155,7 @@ def of_model(
             candidate.subgraph.index: (candidate.subgraph.name, prepared.rounding(candidate.subgraph.index, number))
             for candidate in candidates
         }
-        nodes = sorted({node for candidate in candidates for node in half_nodes(candidate)})
+        nodes = sorted({node for candidate in candidates for node in rounded_nodes(candidate)})
         yield Rounding(
             number,
             candidates[0].precision,

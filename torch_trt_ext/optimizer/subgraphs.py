@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import onnx
 import torch
@@ -15,7 +15,15 @@ from torch_trt_ext.builders.onnx_inputs import ShapeRanges
 from torch_trt_ext.optimizer import engine_module, observation, onnx_export, support
 from torch_trt_ext.optimizer.engine_builder import EngineBuilder, Precision
 from torch_trt_ext.optimizer.latency import measure
+from torch_trt_ext.optimizer.onnx_export import node_of
 from torch_trt_ext.optimizer.plugin_operators import operators_of
+from torch_trt_ext.optimizer.quantization import (
+    Calibration,
+    CalibrationMethod,
+    calibrate,
+    quantizable_nodes,
+    to_8_bit,
+)
 from torch_trt_ext.optimizer.reference import exact
 from torch_trt_ext.optimizer.script_module import wrap
 
@@ -23,7 +31,13 @@ from torch_trt_ext.optimizer.script_module import wrap
 _MIN_SHARE = 0.01
 
 #: Largest finite numbers.
-_LARGEST = {"float16": 65504.0, "bfloat16": 3.38e38, "tf32": float("inf"), "float32": float("inf")}
+_LARGEST = {
+    "int8": 65504.0,
+    "float16": 65504.0,
+    "bfloat16": 3.38e38,
+    "tf32": float("inf"),
+    "float32": float("inf"),
+}
 
 
 @dataclass
@@ -40,6 +54,7 @@ class Subgraph:
         operators: how many operators do more than look at data in another way.
         fallback: the subgraph as a ScriptModule on lists of tensors.
         calls: recorded inputs of some calls.
+        calibration_calls: likewise, on the calibration data; for 8-bit engines.
         model: in ONNX, float32.
         engine_inputs: which of the inputs the ONNX model has.
         ranges: shapes of these, one mapping a profile.
@@ -54,6 +69,7 @@ class Subgraph:
     operators: int
     fallback: Any
     calls: list[list[Tensor]] = field(default_factory=list)
+    calibration_calls: list[list[Tensor]] = field(default_factory=list)
     model: onnx.ModelProto | None = None
     engine_inputs: list[int] = field(default_factory=list)
     ranges: ShapeRanges = ()
@@ -116,6 +132,9 @@ class SubgraphFactory:
         self._values = session.values
         #: Nodes that 16 bits turned out not to suffice for, with the reason.
         self.keep_float32: dict[int, str] = {}
+        #: Nodes that 8 bits turned out not to suffice for, with the reason.
+        self.keep_16bit: dict[int, str] = {}
+        self._calibrations: dict[int, Calibration] = {}
         #: Models of the subgraphs of the last division, most of which the next one has again.
         self._models: dict[_SubgraphKey, onnx.ModelProto] = {}
         self._facts = {
@@ -253,6 +272,30 @@ class SubgraphFactory:
             ranges.append(profile)
         return ranges
 
+    def quantized(self, subgraph: Subgraph) -> tuple[onnx.ModelProto, dict[str, str]]:
+        """The subgraph's model with 8-bit parts; and names of nodes that could be such but are not, with the reason.
+
+        Raises:
+            RuntimeError: it cannot be calibrated or quantized.
+            ValueError: there is nothing to quantize.
+        """
+        model = subgraph.model
+        assert model is not None
+        candidates = quantizable_nodes(model)
+        kept = {name: self.keep_16bit[number] for name in candidates if (number := node_of(name)) in self.keep_16bit}
+        if len(kept) == len(candidates):
+            raise ValueError("none of its nodes can compute in 8 bits")
+        options = self.builder.config.precision
+        if subgraph.index not in self._calibrations:
+            names = [value.name for value in model.graph.input]
+            calls = [
+                {name: call[position].numpy() for name, position in zip(names, subgraph.engine_inputs, strict=True)}
+                for call in subgraph.calibration_calls
+            ]
+            method = cast(CalibrationMethod, options.calibration)
+            self._calibrations[subgraph.index] = calibrate(model, calls, method, options.percentile)
+        return to_8_bit(model, self._calibrations[subgraph.index], keep=kept), kept
+
     def sensitive(self, subgraph: Subgraph, precision: Precision) -> dict[str, str]:
         """Names of the ONNX nodes that do not fit the precision, with the reason."""
         assert subgraph.model is not None
@@ -264,7 +307,7 @@ class SubgraphFactory:
             if number in numbers:
                 reasons[node.name] = numbers[number]
             for plugin in operators_of(node, self.builder.plugin_operators.values()):
-                if not (plugin.half and precision == "float16"):
+                if not (plugin.half and precision in ("float16", "int8")):
                     reasons[node.name] = f"is the plugin '{plugin.plugin}', not registered as taking {precision}"
         return reasons
 
@@ -284,8 +327,14 @@ def _keep_outputs(model: onnx.ModelProto, positions: Sequence[int]) -> None:
             del model.graph.output[index]
 
 
-def record_calls(prepared: _C.PreparedModel, subgraphs: Sequence[Subgraph], items: Sequence[tuple[Any, ...]]) -> None:
-    """Runs the model on all items and fills in each subgraph's recorded calls."""
+def record_calls(
+    prepared: _C.PreparedModel,
+    subgraphs: Sequence[Subgraph],
+    items: Sequence[tuple[Any, ...]],
+    *,
+    calibration: bool = False,
+) -> None:
+    """Runs the model on all items and fills in each subgraph's recorded calls, or its calibration calls."""
     for item in items:
         with observation.session(max_calls=2) as number:
             recorders = {}
@@ -295,7 +344,11 @@ def record_calls(prepared: _C.PreparedModel, subgraphs: Sequence[Subgraph], item
             observation.run(wrap(prepared.assembled(recorders)), [item])
             calls = _C.read_session(number).calls
         for subgraph in subgraphs:
-            subgraph.calls += calls.get(subgraph.index, [])
+            recorded = calls.get(subgraph.index, [])
+            if calibration:
+                subgraph.calibration_calls += [[tensor.cpu() for tensor in call] for call in recorded]
+            else:
+                subgraph.calls += recorded
 
 
 def time_prepared(prepared: _C.PreparedModel, item: tuple[Any, ...], device: torch.device) -> float | None:

@@ -164,6 +164,7 @@ def _describe(candidate: Candidate, outcome: Outcome) -> dict[str, Any]:
         "build_seconds": round(candidate.build_seconds, 3),
         "from_cache": candidate.built.from_cache,
         "kept_float32": candidate.built.kept_float32,
+        "kept_16bit": candidate.kept_16bit,
         "cuda_graphs": candidate.engine.cuda_graphs(),
         "error": candidate.comparison.summary(),
         "latency": timed,
@@ -199,8 +200,8 @@ def _accuracy(outcome: Outcome) -> dict[str, Any]:
     limits = outcome.config.accuracy
     accuracy: dict[str, Any] = {
         "checked": limits.check and outcome.config.check_model,
-        "max_relative_error": limits.max_relative_error,
-        "max_model_relative_error": limits.max_model_relative_error,
+        "max_relative_error": limits.limit(outcome.precision),
+        "max_model_relative_error": limits.model_limit(outcome.precision),
     }
     if outcome.comparison is not None:
         accuracy["model"] = outcome.comparison.summary()

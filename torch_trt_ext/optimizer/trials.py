@@ -21,12 +21,19 @@ from torch_trt_ext.optimizer.candidates import (
     time_against_torch,
     verify,
 )
-from torch_trt_ext.optimizer.engine_builder import EngineBuilder, Precision
+from torch_trt_ext.optimizer.engine_builder import EngineBuilder, Level, Precision
 from torch_trt_ext.optimizer.messages import first_line
 from torch_trt_ext.optimizer.script_module import wrap
 from torch_trt_ext.optimizer.subgraphs import Subgraph, SubgraphFactory
 from torch_trt_ext.optimizer.summary import Outcome
 from torch_trt_ext.optimizer.whole_model import WholeModel
+
+#: What the nodes go back to that a precision does not suffice for.
+_WIDER = {"int8": "16 bits", "float16": "float32", "bfloat16": "float32"}
+
+
+def _go_back(nodes: dict[int, str], precision: Precision) -> str:
+    return f"{len(nodes)} nodes go back to {_WIDER[precision]}"
 
 
 @dataclass
@@ -49,8 +56,8 @@ class Attempt:
 
 
 def may_mix(builder: EngineBuilder, precision: Precision) -> bool:
-    """Whether engines of a precision are in 16 bits and can have single nodes in float32."""
-    return builder.mixes_precisions and precision in ("float16", "bfloat16")
+    """Whether engines of a precision can have single nodes with more bits."""
+    return precision == "int8" or (builder.mixes_precisions and precision in ("float16", "bfloat16"))
 
 
 class Trials:
@@ -61,6 +68,7 @@ class Trials:
         outcome: of the model.
         device: where the model runs.
         say: tells the user what is going on.
+        level: optimize()'s.
         show_progress: whether to draw a bar.
     """
 
@@ -71,6 +79,7 @@ class Trials:
         device: torch.device,
         say: Callable[[str], None],
         *,
+        level: Level,
         show_progress: bool,
     ) -> None:
         self._factory = factory
@@ -79,12 +88,13 @@ class Trials:
         self._builder = outcome.builder
         self._device = device
         self._say = say
+        self._level = level
         self._show_progress = show_progress
 
     def run(self, subgraphs: Sequence[Subgraph], precision: Precision) -> Attempt:
         """Builds, checks and times engines; what is not accurate gets more bits."""
         candidates = []
-        precisions = self._builder.precisions()
+        precisions = self._builder.ladder(self._level)
         bar = tqdm(total=len(subgraphs), desc="building engines", disable=not self._show_progress, leave=False)
         with bar:
             for subgraph, candidate in self._build(subgraphs, precision, bar.update):
@@ -110,29 +120,34 @@ class Trials:
         return self._assemble([candidate for candidate in candidates if not candidate.rejected])
 
     def _mend(self, candidate: Candidate) -> Candidate:
-        """Gives an inaccurate engine more nodes in float32; the last one built."""
+        """Gives an inaccurate engine more nodes with more bits; the last one built."""
         last = candidate
 
         def is_accurate_with(back: dict[int, str]) -> bool:
             nonlocal last
-            self._say(f"{last.subgraph.name}: {last.rejected}; so {len(back)} nodes go back to float32")
-            self._factory.keep_float32.update(back)
+            self._say(f"{last.subgraph.name}: {last.rejected}; so {_go_back(back, candidate.precision)}")
+            self._keep(back, candidate.precision)
             last = self._rebuilt(last)
             return not last.inaccurate
 
         with sensitivity.of_subgraph(self._factory.prepared, candidate) as rounding:
-            sensitivity.search(rounding, self._config.accuracy.max_relative_error, is_accurate_with)
+            sensitivity.search(rounding, self._config.accuracy.limit(candidate.precision), is_accurate_with)
         return last
 
+    def _keep(self, back: dict[int, str], precision: Precision) -> None:
+        """Notes that nodes need more bits than engines of a precision have."""
+        kept = self._factory.keep_16bit if precision == "int8" else self._factory.keep_float32
+        kept.update(back)
+
     def mend_model(self, attempt: Attempt, problem: str, whole: WholeModel) -> tuple[Attempt, str]:
-        """Gives an inaccurate model's engines more nodes in float32; the last attempt, and what is wrong with it."""
-        outcome = self._outcome
+        """Gives an inaccurate model's engines nodes with more bits; the last attempt, and what is wrong with it."""
+        outcome, precision = self._outcome, self._outcome.precision
         last, wrong, candidates = attempt, problem, attempt.accepted
 
         def is_accurate_with(back: dict[int, str]) -> bool:
             nonlocal last, wrong, candidates
-            self._say(f"{wrong}; so {len(back)} nodes go back to float32")
-            self._factory.keep_float32.update(back)
+            self._say(f"{wrong}; so {_go_back(back, precision)}")
+            self._keep(back, precision)
             rebuilt = [
                 self._rebuilt(candidate) if back.keys() & set(candidate.subgraph.nodes) else candidate
                 for candidate in candidates
@@ -147,22 +162,27 @@ class Trials:
             last = self._assemble(accepted)
             wrong = whole.why_inaccurate(last.module)
             if not wrong:
-                outcome.remarks.append(f"{problem}; so {len(back)} of its nodes went back to float32")
+                bits = _WIDER[precision]
+                outcome.remarks.append(f"{problem}; so {len(back)} of its nodes went back to {bits}")
             return not wrong
 
-        mixed = [candidate for candidate in attempt.accepted if may_mix(self._builder, candidate.precision)]
+        mixed = [
+            candidate
+            for candidate in attempt.accepted
+            if candidate.precision == precision and may_mix(self._builder, precision)
+        ]
         if not mixed:
             return attempt, problem
         with sensitivity.of_model(self._factory.prepared, mixed, whole.error_of) as rounding:
-            sensitivity.search(rounding, self._config.accuracy.max_model_relative_error, is_accurate_with)
+            sensitivity.search(rounding, self._config.accuracy.model_limit(precision), is_accurate_with)
         return last, wrong
 
     def _rebuilt(self, candidate: Candidate) -> Candidate:
-        """The candidate's engine with what is to stay in float32 by now; as it was, where that cannot be built."""
+        """The candidate's engine with what is to have more bits by now; as it was, where that cannot be built."""
         try:
             rebuilt = build(self._factory, candidate.subgraph, candidate.precision)
         except (RuntimeError, ValueError) as error:
-            self._say(f"{candidate.subgraph.name} cannot be built with more of it in float32: {first_line(error)}")
+            self._say(f"{candidate.subgraph.name} cannot be built with fewer nodes rounded: {first_line(error)}")
             return candidate
         self._judge(rebuilt)
         return rebuilt

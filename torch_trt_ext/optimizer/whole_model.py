@@ -46,7 +46,7 @@ class WholeModel:
         if not config.check_model:
             return ""
         outcome.comparison = comparison = self._compare(optimized)
-        limit = limits.max_model_relative_error
+        limit = limits.model_limit(outcome.precision)
         if comparison.within(limit):
             return ""
         problem = f"with engines in {outcome.precision} the model is not accurate: {comparison.explain(limit)}"

@@ -1,0 +1,195 @@
+"""Optimizes common architectures and says what became of each: a table of what is covered.
+
+    python -m benchmarks.sweep --device cpu --out sweep_cpu.json [--models torchvision:resnet18,...] [--jobs 1]
+    python -m benchmarks.sweep --table sweep_cpu.json sweep_h200.json > docs/coverage.md
+
+Each model runs in a process of its own, so that one that crashes or takes too long costs nobody else's results; what is
+in the file already is not run again. Weights are random: what is said of errors is about rounding, not about accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import zoo
+from benchmarks.results import Results, header, what, write
+
+#: Goals of the table.
+MAX_ENGINES = 3
+MIN_COMPUTE = 0.98
+
+_LISTED_REASONS = 3
+
+_COLUMNS = (
+    *("model", "result", "engines", "compute in engines", "relative error", "times faster"),
+    "nodes left in PyTorch, most common reasons",
+)
+
+
+def optimize_one(name: str, device: str, max_seconds: float, cache: Path | None) -> Results:
+    """What became of one model.
+
+    Args:
+        name: as ``torchvision:resnet18``.
+        device: "cpu" or "gpu".
+        max_seconds: time for measuring the model, and for each of its engines.
+        cache: folder for engines and TensorRT's timings, or None.
+    """
+    import torch_trt_ext
+
+    config = torch_trt_ext.Config()
+    config.progress = False
+    config.timing.max_seconds = max_seconds
+    config.cache.enabled = cache is not None
+    if cache is not None:
+        config.cache.folder = str(cache)
+    example = zoo.prepare(name)
+    place = torch.device("cuda" if device == "gpu" else "cpu")
+    model = example.model.to(place)
+    arguments = torch.utils._pytree.tree_map_only(torch.Tensor, lambda x: x.to(place), example.arguments)
+    started = time.perf_counter()
+    _, _, report = torch_trt_ext.optimize(model, "o1", device_type=device, config=config, test_data=[arguments])
+    overall = report["overall"]
+    reasons = Counter(entry["reason"] for entry in report["left_in_torch"])
+    return {
+        "status": "optimized" if report["engines"] else "unchanged",
+        "engines": len(report["engines"]),
+        "precisions": sorted({engine["precision"] for engine in report["engines"]}),
+        "compute": report["coverage"].get("compute", 0.0),
+        "operators": report["coverage"].get("operators", 0),
+        "operators_total": report["coverage"].get("operators_total", 0),
+        "relative_error": report["accuracy"].get("model", {}).get("relative"),
+        "baseline": overall["baseline"],
+        "optimized": overall["optimized"],
+        "speedup": float(overall["speedup"]),
+        "message": report["diagnosis"]["message"],
+        "left_in_torch": len(report["left_in_torch"]),
+        "reasons": [[count, reason] for reason, count in reasons.most_common(_LISTED_REASONS)],
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def _run(name: str, args: argparse.Namespace) -> Results:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "one.json"
+        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.sweep", "--one", name, "--device", args.device]
+        command += ["--out", str(out), "--max-seconds", str(args.max_seconds)]
+        command += ["--cache", str(args.cache)] if args.cache else []
+        try:
+            done = subprocess.run(command, timeout=args.limit, capture_output=True, text=True, check=False)
+        except subprocess.TimeoutExpired:
+            return {"status": "failed", "reason": f"took longer than {args.limit:.0f} s"}
+        if out.exists():
+            found: Results = json.loads(out.read_text())
+            return found
+        last = done.stderr.strip().splitlines()[-1:] or ["nothing on stderr"]
+        return {"status": "failed", "reason": f"ended with status {done.returncode}: {last[0][:300]}"}
+
+
+def sweep(args: argparse.Namespace) -> None:
+    """Runs all that the file does not have yet; writes it after each."""
+    results: Results = json.loads(args.out.read_text()) if args.out.exists() else {}
+    models: dict[str, Any] = results.get("models", {})
+    results = {**header("sweep", None), "device": args.device, "models": models}
+    for name in args.models:
+        if name in models and models[name]["status"] != "failed":
+            continue
+        print(name, end=" ", file=sys.stderr, flush=True)
+        models[name] = _run(name, args)
+        print(models[name].get("reason") or _row(name, models[name]), file=sys.stderr, flush=True)
+        write(args.out, results)
+
+
+def _is_among(name: str, wanted: Sequence[str]) -> bool:
+    return any(name == word or (word.endswith(":") and name.startswith(word)) for word in wanted)
+
+
+def is_covered(model: Results) -> bool:
+    """Whether a model reaches the goals: few engines with nearly all of the compute."""
+    return bool(model["status"] == "optimized" and model["engines"] <= MAX_ENGINES and model["compute"] >= MIN_COMPUTE)
+
+
+def _row(name: str, model: Results) -> str:
+    if model["status"] == "failed":
+        return f"| {name} | failed | | | | | {model['reason']} |"
+    error = model["relative_error"]
+    reasons = "; ".join(f"{count}: {reason}" for count, reason in model["reasons"]).replace("|", "/")
+    return (
+        f"| {name} | {model['status']}, {'/'.join(model['precisions']) or '-'} | {model['engines']} | "
+        f"{100 * model['compute']:.1f} % | {'' if error is None else f'{float(error):.1e}'} | "
+        f"{model['speedup']:.2f} | {reasons} |"
+    )
+
+
+def table(paths: Sequence[Path]) -> str:
+    """The Markdown of results files."""
+    lines = []
+    for path in paths:
+        results = json.loads(path.read_text())
+        models: dict[str, Results] = results["models"]
+        covered = sum(map(is_covered, models.values()))
+        where = results["environment"]["gpu"] if results["device"] == "gpu" else results["environment"]["cpu"]
+        lines += [
+            f"## {where}",
+            "",
+            f"{covered} of {len(models)} models have at most {MAX_ENGINES} engines with at least "
+            f"{100 * MIN_COMPUTE:.0f} % of the compute. `{results['command']}`, commit "
+            f"{results['environment']['commit']}.",
+            "",
+            f"| {' | '.join(_COLUMNS)} |",
+            f"|{'---|' * len(_COLUMNS)}",
+            *(_row(name, models[name]) for name in sorted(models)),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--table", nargs="+", type=Path, metavar="JSON", help="print the table of results files and end"
+    )
+    parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
+    parser.add_argument("--out", type=Path, help="JSON file")
+    parser.add_argument(
+        "--models", default="", help="names with commas, or a library's with a colon at the end; default: all"
+    )
+    parser.add_argument("--cache", type=Path, help="folder for engines and timings; default: none")
+    parser.add_argument("--max-seconds", type=float, default=10.0, help="of measuring a model or an engine")
+    parser.add_argument("--limit", type=float, default=900.0, help="seconds for one model")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.table:
+        print(table(args.table))
+        return
+    if args.out is None:
+        parser.error("--out is needed")
+    if args.one:
+        try:
+            result = optimize_one(args.one, args.device, args.max_seconds, args.cache)
+        except Exception as error:  # whatever it is, it belongs in the table
+            result = {"status": "failed", "reason": what(error)}
+        write(args.out, result)
+        return
+    wanted = [name for name in args.models.split(",") if name]
+    args.models = [
+        name
+        for name in zoo.names()
+        if not wanted or any(name == w or (w[-1] == ":" and name.startswith(w)) for w in wanted)
+    ]
+    sweep(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""optimize() at level "o2": 8 bits where they are accurate, more where they are not."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import torch_trt_ext
+from torch_trt_ext import Config
+from torch_trt_ext.optimizer import quantization, subgraphs
+from torch_trt_ext.optimizer.accuracy import compare
+
+pytest.importorskip("openvino")
+pytest.importorskip("onnxruntime")
+
+
+class Network(nn.Module):
+    def __init__(self, *, spread: float = 1.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.last = nn.Linear(16, 8)
+        # Multiplies one channel of what the second convolution takes; its weights undo that.
+        self.register_buffer("spread", torch.ones(16, 1, 1))
+        self.spread[0] = spread
+        with torch.no_grad():
+            self.second.weight[:, 0] /= spread
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu() * self.spread
+        return self.last(self.second(x).relu().mean(dim=(2, 3)))
+
+
+def images(count: int, *, reach: float = 1.0) -> list[tuple[Tensor]]:
+    generator = torch.Generator().manual_seed(count)
+    return [(torch.rand(2, 3, 24, 24, generator=generator) * reach,) for _ in range(count)]
+
+
+def optimize(model: nn.Module, level: str = "o2", **arguments: Any) -> tuple[Any, Any]:
+    config = arguments.pop("config", Config())
+    config.timing.compare = config.cache.enabled = config.progress = False
+    arguments = {"test_data": images(1), "calib_data": images(40)} | arguments
+    optimized, _, report = torch_trt_ext.optimize(model.eval(), level, "cpu", config=config, **arguments)
+    return optimized, report
+
+
+def test_engine_is_in_8_bits_and_stays_so_when_saved() -> None:
+    model = Network()
+    optimized, report = optimize(model)
+    (engine,) = report["engines"]
+    assert engine["precision"] == "int8"
+    assert engine["kept_16bit"] == {}
+    assert 1e-4 < engine["error"]["relative"] < 0.1
+    assert "calib_data" not in report["diagnosis"]["message"]
+    (x,) = images(1)[0]
+    with torch.no_grad():
+        answer = optimized(x)
+        assert compare(model(x), answer).within(0.1)
+        buffer = io.BytesIO()
+        torch.jit.save(optimized, buffer)
+        buffer.seek(0)
+        assert torch.equal(torch.jit.load(buffer)(x), answer)
+        # The engine is not used for shapes that it was not made for.
+        assert torch.allclose(optimized(x[:1]), model(x[:1]), atol=1e-4)
+
+
+def test_weights_take_a_quarter() -> None:
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.body = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 256))
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.body(x)
+            return result
+
+    data = [(torch.randn(4, 256, generator=torch.Generator().manual_seed(seed)),) for seed in range(33)]
+    sizes = {
+        level: optimize(Wide(), level, test_data=data[:1], calib_data=data[1:])[1]["engines"][0]["plan_bytes"]
+        for level in ("o1", "o2")
+    }
+    assert sizes["o2"] < 0.35 * sizes["o1"]
+
+
+def test_sensitive_nodes_stay_in_16_bits() -> None:
+    # 255 steps for a channel that reaches a thousand times as far as the others leave nothing of these.
+    model = Network(spread=1000.0)
+    optimized, report = optimize(model)
+    (engine,) = report["engines"]
+    assert engine["precision"] == "int8"
+    assert len(engine["kept_16bit"]) == 1
+    (reason,) = engine["kept_16bit"].values()
+    assert reason.startswith("rounding it alone changes the answers by ")
+    (x,) = images(1)[0]
+    with torch.no_grad():
+        assert compare(model(x), optimized(x)).within(0.1)
+
+
+def test_what_8_bits_never_suffice_for_is_in_16() -> None:
+    config = Config()
+    config.accuracy.max_relative_error_8bit = 1e-5
+    _, report = optimize(Network(), config=config)
+    (engine,) = report["engines"]
+    assert engine["precision"] != "int8"
+    assert engine["kept_16bit"] == {}
+
+
+def test_model_that_is_not_accurate_gets_more_bits() -> None:
+    config = Config()
+    config.accuracy.max_model_relative_error_8bit = 0.02
+    model = Network(spread=1000.0)
+    config.accuracy.max_relative_error_8bit = 1e6
+    optimized, report = optimize(model, config=config)
+    (engine,) = report["engines"]
+    (x,) = images(1)[0]
+    with torch.no_grad():
+        assert compare(model(x), optimized(x)).within(0.02)
+    assert engine["precision"] != "int8" or engine["kept_16bit"]
+    assert "with engines in int8 the model is not accurate" in report["diagnosis"]["message"]
+
+
+def test_model_without_products_is_not_in_8_bits() -> None:
+    class Elementwise(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x.sigmoid() * x + 1).relu() * 2
+
+    _, report = optimize(Elementwise())
+    assert "int8" not in {engine["precision"] for engine in report["engines"]}
+    assert report["engines"] or any("8 bits" in entry["reason"] for entry in report["left_in_torch"])
+
+
+@pytest.mark.parametrize(
+    ("calib_data", "message"),
+    [
+        ([], "there are no calib_data, so 8-bit ranges come from the test data alone"),
+        (images(1), "calib_data has 1 item: ranges from fewer than 32 may miss values that the model will see"),
+        (images(31), "calib_data has 31 items: ranges from fewer"),
+        (images(40, reach=0.5), "the test data reach 2 times as far as calib_data at an input of engine_0"),
+    ],
+)
+def test_poor_calibration_is_said(calib_data: list[tuple[Tensor]], message: str) -> None:
+    _, report = optimize(Network(), calib_data=calib_data)
+    assert message in report["diagnosis"]["message"]
+
+
+def test_level_o1_does_not_look_at_calibration_data() -> None:
+    _, report = optimize(Network(), "o1", calib_data="nothing that could be calibration data")
+    assert "int8" not in {engine["precision"] for engine in report["engines"]}
+
+
+@pytest.mark.parametrize(
+    ("calib_data", "message"),
+    [
+        ([torch.ones(1)], r"calib_data\[0\] must be a tuple of arguments, got a tensor, .*; wrap it in a tuple"),
+        ("images", "calib_data must be a list of tuples, got str, .*; write calib_data=\\[\\(images,\\)\\]"),
+    ],
+)
+def test_wrong_calibration_data_fail(calib_data: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        optimize(Network(), calib_data=calib_data)
+
+
+def test_missing_onnx_runtime_fails_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch_trt_ext.optimizer.optimize.missing_for_quantization", lambda: "no ONNX Runtime; get it")
+    with pytest.raises(RuntimeError, match="no ONNX Runtime; get it"):
+        torch_trt_ext.optimize("nowhere.pt", "o2", "cpu")
+
+
+@pytest.mark.parametrize("method", ["entropy", "percentile", "max"])
+def test_options_of_calibration(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def calibrate(model: Any, calls: Any, *options: Any) -> Any:
+        seen.append((len(calls), *options))
+        return quantization.calibrate(model, calls, *options)
+
+    monkeypatch.setattr(subgraphs, "calibrate", calibrate)
+    config = Config()
+    config.precision.calibration = method
+    config.precision.percentile = 99.9
+    _, report = optimize(Network(), config=config)
+    assert seen == [(40, method, 99.9)]
+    assert [engine["precision"] for engine in report["engines"]] == ["int8"]
+    assert report["accuracy"]["max_relative_error"] == config.accuracy.max_relative_error_8bit
+    assert report["accuracy"]["max_model_relative_error"] == config.accuracy.max_model_relative_error_8bit
+
+
+def test_engine_comes_from_the_cache(tmp_path: Path) -> None:
+    found = []
+    for _ in range(2):
+        config = Config()
+        config.cache.folder = str(tmp_path)
+        config.timing.compare = config.progress = False
+        _, _, report = torch_trt_ext.optimize(
+            Network().eval(), "o2", "cpu", config=config, test_data=images(1), calib_data=images(33)
+        )
+        found.append([engine["from_cache"] for engine in report["engines"]])
+    assert found == [[False], [True]]

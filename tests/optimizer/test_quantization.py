@@ -1,0 +1,149 @@
+"""8-bit parts of ONNX models: where they go, their ranges, and what they round."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+pytest.importorskip("onnxruntime")
+
+from torch_trt_ext.optimizer.quantization import (
+    CalibrationMethod,
+    calibrate,
+    missing_for_quantization,
+    quantizable_nodes,
+    to_8_bit,
+)
+
+
+def _model(*, constants_are_nodes: bool = False) -> onnx.ModelProto:
+    """x [N, 8] through a product with a constant, one of two activations, and a Gemm with a bias."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w1": rng.normal(size=(8, 8)).astype(np.float32),
+        "w2": rng.normal(size=(8, 4)).astype(np.float32),
+        "b2": rng.normal(size=4).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["a"], "first"),
+        helper.make_node("Transpose", ["a"], ["at"], "turn", perm=[1, 0]),
+        helper.make_node("MatMul", ["a", "at"], ["square"], "of activations"),
+        helper.make_node("MatMul", ["square", "a"], ["again"], "of activations again"),
+        helper.make_node("Gemm", ["again", "w2", "b2"], ["y"], "last"),
+    ]
+    tensors = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    if constants_are_nodes:
+        nodes = [helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in tensors] + nodes
+    graph = helper.make_graph(
+        nodes,
+        "model",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+        [] if constants_are_nodes else tensors,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def _calls(count: int = 4, *, outlier: float = 0.0) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(1)
+    calls = [{"x": rng.uniform(-1, 1, size=(64, 8)).astype(np.float32)} for _ in range(count)]
+    if outlier:
+        calls[0]["x"][0, 0] = outlier
+    return calls
+
+
+def _run(model: onnx.ModelProto, x: Any) -> Any:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x})[0]
+
+
+def _scale_of_x(model: onnx.ModelProto) -> float:
+    (node,) = (node for node in model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] == "x")
+    (scale,) = (tensor for tensor in model.graph.initializer if tensor.name == node.input[1])
+    return float(numpy_helper.to_array(scale))
+
+
+@pytest.mark.parametrize("constants_are_nodes", [False, True])
+def test_only_products_with_constants_are_in_8_bits(constants_are_nodes: bool) -> None:
+    model = _model(constants_are_nodes=constants_are_nodes)
+    assert quantizable_nodes(model) == ["first", "last"]
+    before = model.SerializeToString()
+    quantized = to_8_bit(model, calibrate(model, _calls(), "max"))
+    assert model.SerializeToString() == before
+    onnx.checker.check_model(quantized, full_check=True)
+    kinds = Counter(node.op_type for node in quantized.graph.node)
+    # One pair for each input; weights are stored in 8 bits and only read.
+    assert kinds["QuantizeLinear"] == 2
+    assert kinds["DequantizeLinear"] == 4
+    stored = [tensor for tensor in quantized.graph.initializer if tensor.data_type == TensorProto.INT8 and tensor.dims]
+    assert sorted(tuple(tensor.dims) for tensor in stored if len(tensor.dims) == 2) == [(8, 4), (8, 8)]
+    x = _calls()[1]["x"]
+    exact, rounded = _run(model, x), _run(quantized, x)
+    error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
+    assert 1e-4 < error < 0.03
+
+
+def test_nodes_that_are_kept_stay_as_they_are() -> None:
+    model = _model()
+    calibration = calibrate(model, _calls(), "max")
+    kinds = Counter(node.op_type for node in to_8_bit(model, calibration, keep={"first"}).graph.node)
+    assert (kinds["QuantizeLinear"], kinds["DequantizeLinear"]) == (1, 2)
+    untouched = to_8_bit(model, calibration, keep={"first", "last"})
+    assert "QuantizeLinear" not in {node.op_type for node in untouched.graph.node}
+
+
+@pytest.mark.parametrize(
+    ("method", "least", "most"), [("max", 50.0, 50.0), ("percentile", 0.9, 1.1), ("entropy", 0.5, 50.0)]
+)
+def test_ranges_follow_the_method(method: CalibrationMethod, least: float, most: float) -> None:
+    model = _model()
+    calls = _calls(8, outlier=50.0)
+    reach = 127 * _scale_of_x(to_8_bit(model, calibrate(model, calls, method, 99.9)))
+    assert least * 0.99 <= reach <= most * 1.01
+
+
+def test_ranges_are_symmetric_and_of_all_calls() -> None:
+    model = _model()
+    calls = [{"x": np.full((2, 8), value, dtype=np.float32)} for value in (0.25, -3.0, 1.0)]
+    quantized = to_8_bit(model, calibrate(model, calls, "max"))
+    assert 127 * _scale_of_x(quantized) == pytest.approx(3.0, rel=0.01)
+    zero_points = [
+        numpy_helper.to_array(tensor)
+        for tensor in quantized.graph.initializer
+        if "zero_point" in tensor.name and tensor.data_type == TensorProto.INT8
+    ]
+    assert zero_points
+    assert all((points == 0).all() for points in zero_points)
+
+
+def test_calibration_needs_calls() -> None:
+    with pytest.raises(ValueError, match="calibration must have at least one call, got none; pass calib_data"):
+        calibrate(_model(), [], "max")
+
+
+def test_model_that_onnx_runtime_does_not_run_fails() -> None:
+    with pytest.raises(RuntimeError, match="ONNX Runtime cannot calibrate the model: "):
+        calibrate(_model(), [{"x": np.zeros((2, 9), dtype=np.float32)}], "max")
+
+
+def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    model = _model()
+    to_8_bit(model, calibrate(model, _calls(), "entropy"))
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def test_missing_onnx_runtime_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime.quantization", None)
+    assert missing_for_quantization().startswith("8-bit engines need ONNX Runtime to quantize models")
+    assert missing_for_quantization().endswith("pip install onnxruntime")
+    with pytest.raises(RuntimeError, match="8-bit engines need ONNX Runtime"):
+        calibrate(_model(), _calls(), "max")

@@ -1,0 +1,211 @@
+"""Lets an ONNX graph compute on 8-bit integers, with ranges from calibration.
+
+The arithmetic (ranges from histograms, scales, ``QuantizeLinear`` and ``DequantizeLinear`` pairs) is ONNX Runtime's,
+whose models both TensorRT and OpenVINO take. What is decided here is where: at the inputs and weights of convolutions
+and of products with constant matrices. Their outputs are left as they are, so that engines fuse what follows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from torch_trt_ext.optimizer.messages import first_line
+
+__all__ = ["Calibration", "CalibrationMethod", "calibrate", "quantizable_nodes", "to_8_bit"]
+
+CalibrationMethod = Literal["entropy", "percentile", "max"]
+
+#: Operators that engines have for 8-bit integers, and which of their inputs is the weight.
+_WEIGHTS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
+
+#: Scales of weights by output channel, the counterpart of what the engines' kernels do.
+_PER_CHANNEL = True
+
+_INSTALL = "pip install onnxruntime"
+
+_one_at_a_time = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What values the tensors of a model have.
+
+    Attributes:
+        ranges: ONNX Runtime's, by tensor.
+        calls: how many calls they come from.
+    """
+
+    ranges: Any
+    calls: int
+
+
+def missing_for_quantization() -> str:
+    """Why models cannot be quantized here, with what mends it; empty when they can."""
+    try:
+        import onnxruntime.quantization  # noqa: F401
+    except ImportError as error:
+        return f"8-bit engines need ONNX Runtime to quantize models, which cannot be imported ({error}); {_INSTALL}"
+    return ""
+
+
+def quantizable_nodes(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that can compute on 8-bit integers: those of :data:`_WEIGHTS` whose weight is a constant."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    constants |= {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.name
+        and not node.domain
+        and node.op_type in _WEIGHTS
+        and node.input[_WEIGHTS[node.op_type]] in constants
+    ]
+
+
+def calibrate(
+    model: onnx.ModelProto,
+    calls: Sequence[Mapping[str, npt.NDArray[Any]]],
+    method: CalibrationMethod,
+    percentile: float = 99.99,
+) -> Calibration:
+    """Runs a model on the CPU and finds the range of every tensor that quantization would round.
+
+    Args:
+        model: in float32, with constants inside; it is not changed.
+        calls: the inputs of each call, by name.
+        method: "entropy" for the range that loses least information, "percentile" for one that leaves the largest
+            values out, "max" for all.
+        percentile: of absolute values, for "percentile"; in (0, 100].
+
+    Raises:
+        RuntimeError: ONNX Runtime is missing, or does not run the model.
+        ValueError: there are no calls.
+    """
+    if not calls:
+        raise ValueError("calibration must have at least one call, got none; pass calib_data")
+    problem = missing_for_quantization()
+    if problem:
+        raise RuntimeError(problem)
+    from onnxruntime.quantization import CalibrationMethod as Method
+    from onnxruntime.quantization import create_calibrator
+
+    methods = {"entropy": Method.Entropy, "percentile": Method.Percentile, "max": Method.MinMax}
+    options: dict[str, Any] = {"symmetric": True}
+    if method == "percentile":
+        options["percentile"] = percentile
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        path = Path(folder) / "model.onnx"
+        onnx.save(_with_initializers(model), str(path))
+        try:
+            calibrator = create_calibrator(
+                path,
+                list(_WEIGHTS),
+                augmented_model_path=str(Path(folder) / "augmented.onnx"),
+                calibrate_method=methods[method],
+                extra_options=options,
+            )
+            # One call after the other: the values of all at once may not fit into memory.
+            for call in calls:
+                calibrator.collect_data(_Calls([call]))
+            ranges = calibrator.compute_data()
+        except Exception as error:  # ONNX Runtime raises errors of its own, of many types
+            raise RuntimeError(f"ONNX Runtime cannot calibrate the model: {first_line(error)}") from error
+    return Calibration(ranges, len(calls))
+
+
+def to_8_bit(model: onnx.ModelProto, calibration: Calibration, *, keep: Collection[str] = ()) -> onnx.ModelProto:
+    """Puts pairs of ``QuantizeLinear`` and ``DequantizeLinear`` before what computes on 8-bit integers.
+
+    Args:
+        model: in float32, the one that the calibration is of; it is not changed.
+        calibration: ranges of its tensors.
+        keep: names of nodes that stay as they are.
+
+    Raises:
+        RuntimeError: ONNX Runtime is missing, or cannot quantize the model.
+    """
+    problem = missing_for_quantization()
+    if problem:
+        raise RuntimeError(problem)
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    wanted = [name for name in quantizable_nodes(model) if name not in keep]
+    copied = _with_initializers(model)
+    if not wanted:
+        return copied
+    try:
+        with _quiet():
+            quantizer = QDQQuantizer(
+                copied,
+                _PER_CHANNEL,
+                False,
+                QuantType.QInt8,
+                QuantType.QInt8,
+                calibration.ranges,
+                wanted,
+                [],
+                list(_WEIGHTS),
+                {
+                    "ActivationSymmetric": True,
+                    "WeightSymmetric": True,
+                    "QuantizeBias": False,
+                    "OpTypesToExcludeOutputQuantization": list(_WEIGHTS),
+                },
+            )
+            quantizer.quantize_model()
+            quantizer.model.topological_sort()
+    except Exception as error:  # likewise
+        raise RuntimeError(f"ONNX Runtime cannot quantize the model: {first_line(error)}") from error
+    quantized: onnx.ModelProto = quantizer.model.model
+    return quantized
+
+
+def _with_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose constants are all initializers: ONNX Runtime takes no other for weights."""
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    del copied.graph.node[:]
+    for node in model.graph.node:
+        values = [attribute for attribute in node.attribute if attribute.name == "value"]
+        if node.op_type == "Constant" and not node.domain and values:
+            tensor = copied.graph.initializer.add()
+            tensor.CopyFrom(values[0].t)
+            tensor.name = node.output[0]
+        else:
+            copied.graph.node.add().CopyFrom(node)
+    return copied
+
+
+class _Calls:
+    """What ONNX Runtime reads calls from."""
+
+    def __init__(self, calls: Sequence[Mapping[str, npt.NDArray[Any]]]) -> None:
+        self._calls = iter(calls)
+
+    def get_next(self) -> Mapping[str, npt.NDArray[np.generic]] | None:
+        return next(self._calls, None)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps what ONNX Runtime prints and logs off the user's terminal; one thread at a time, since both are global."""
+    with _one_at_a_time, contextlib.redirect_stdout(io.StringIO()):
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(before)
