@@ -30,7 +30,7 @@ _SIZES = {"inception_v3": 299, "efficientnet_b3": 300, "swin_v2_t": 256}
 
 
 def build(name: str) -> Example:
-    """A model of torchvision and one image, a list of one for detectors, a clip of 16 frames, or two images for flow."""
+    """A model of torchvision and an image; a list of one for detectors, a clip of 16 frames, or two images for flow."""
     if name in _FLOW:
         model = torchvision.models.get_model(name, weights=None)
         return Example(model, tuple(synthetic_images(2, 256, 256).mul(2).sub(1).split(1)))
