@@ -1,262 +1,122 @@
+#include <cooperative_groups.h>
+
+#include <atomic>
+
 #include "common/dispatch_element.h"
-#include "common/load_float.cuh"
 #include "common/vector_access.cuh"
 #include "common/workspace.h"
+#include "layers/group_norm_elements.cuh"
 #include "layers/group_norm_kernels.h"
+#include "layers/group_norm_moments.cuh"
+#include "layers/group_norm_plan.h"
+#include "layers/group_norm_work.h"
 
 namespace torch_trt_ext::plugins {
 namespace {
 
-constexpr uint32_t kWarpThreads = 32;
-constexpr uint32_t kAllLanes = 0xFFFFFFFFU;
-/// Most threads of a block that holds a group, and the threads of one that holds a part of a group.
-constexpr uint32_t kMaxThreads = 1024;
-constexpr uint32_t kPartThreads = 256;
-
-/// Packs that a thread holds in registers: 128 bytes, or 16 elements.
-template <uint32_t kLength>
-constexpr uint32_t kPacks = kLength == 1 ? 16 : 8;
-
-/// Elements that one block holds of a group in any case, and the least that a part of it has, its last one
-/// apart: those of kLength 1.
-constexpr int64_t kSmallGroup = int64_t{kMaxThreads} * kPacks<1>;
-constexpr int64_t kSmallPart = int64_t{kPartThreads} * kPacks<1>;
-
-/// What all blocks know.
-struct GroupNormWork {
-  ChannelAffine affine;
-  float eps;
-  uint32_t num_groups;
-  uint32_t channels_per_group;
-  uint32_t spatial;
-  uint32_t elements_per_group;
-};
-
-/// Mean of some elements, and the sum of their squared differences to it.
-struct Moments {
-  float mean;
-  float squares;
-};
-
-/// A group's, and one over its standard deviation.
-struct Statistics {
-  float mean;
-  float inverse_deviation;
-};
-
-int64_t divide_up(int64_t value, int64_t divisor) {
-  return (value + divisor - 1) / divisor;
-}
-
-/// The block's sum, the same for all its threads; `warp_sums` has one element a warp.
-__device__ __forceinline__ float block_sum(float value, float* warp_sums) {
-  const auto warp_sum = [&] {
-#pragma unroll
-    for (uint32_t distance = kWarpThreads / 2; distance > 0; distance /= 2) {
-      value += __shfl_xor_sync(kAllLanes, value, distance);
-    }
-  };
-  const uint32_t lane = threadIdx.x % kWarpThreads;
-  warp_sum();
-  // An earlier sum may still be read.
-  __syncthreads();
-  if (lane == 0) {
-    warp_sums[threadIdx.x / kWarpThreads] = value;
+/// Moments of all that the block holds, the same for all threads; `of_warps` has an entry a warp.
+template <class T, uint32_t kLength>
+__device__ __forceinline__ Moments block_moments(const HeldElements<T, kLength, 0>& held, float count,
+                                                 CountedMoments* of_warps) {
+  const CountedMoments found = held.warp_moments();
+  if (lane_index() == 0) {
+    of_warps[warp_index()] = found;
   }
   __syncthreads();
-  value = lane < blockDim.x / kWarpThreads ? warp_sums[lane] : 0.0F;
-  warp_sum();
-  return value;
+  return merged(of_warps, blockDim.x / kWarpThreads, count);
 }
 
-/// The elements of a group that a block holds in registers: `count` of them, a multiple of kLength, from number
-/// `first` on.
+/// One block a group.
 template <class T, uint32_t kLength>
-class HeldElements {
- public:
-  __device__ __forceinline__ HeldElements(const T* group, uint32_t first, uint32_t count)
-      : first_(first), count_(count) {
-    const Elements* from = reinterpret_cast<const Elements*>(group + first);
-#pragma unroll
-    for (uint32_t number = 0; number < kPacks<kLength>; ++number) {
-      if (holds(number)) {
-        packs_[number] = from[pack_index(number)];
-      }
-    }
-  }
-
-  /// Moments of the block's elements, the same for all threads.
-  __device__ __forceinline__ Moments moments(float* warp_sums) const {
-    const float count = static_cast<float>(count_);
-    const float mean = block_sum(thread_sum([](float x) { return x; }), warp_sums) / count;
-    const auto squared_difference = [mean](float x) { return (x - mean) * (x - mean); };
-    return {mean, block_sum(thread_sum(squared_difference), warp_sums)};
-  }
-
-  /// Writes the elements, normalized, to where they are in `group`, whose first channel is `first_channel`.
-  __device__ __forceinline__ void write(const GroupNormWork& work, const Statistics& statistics, uint32_t first_channel,
-                                        T* group) {
-    Elements* to = reinterpret_cast<Elements*>(group + first_);
-#pragma unroll
-    for (uint32_t number = 0; number < kPacks<kLength>; ++number) {
-      if (holds(number)) {
-        normalize(work, statistics, first_channel, first_ + pack_index(number) * kLength, packs_[number]);
-        to[pack_index(number)] = packs_[number];
-      }
-    }
-  }
-
- private:
-  using Elements = Pack<T, kLength>;
-
-  static __device__ __forceinline__ uint32_t pack_index(uint32_t number) { return threadIdx.x + number * blockDim.x; }
-  __device__ __forceinline__ bool holds(uint32_t number) const { return pack_index(number) * kLength < count_; }
-
-  template <class Map>
-  __device__ __forceinline__ float thread_sum(Map&& map) const {
-    float sum = 0.0F;
-#pragma unroll
-    for (uint32_t number = 0; number < kPacks<kLength>; ++number) {
-      if (holds(number)) {
-#pragma unroll
-        for (uint32_t element = 0; element < kLength; ++element) {
-          sum += map(to_float(packs_[number].values[element]));
-        }
-      }
-    }
-    return sum;
-  }
-
-  /// `position` is the place in the group of the pack's first element.
-  static __device__ __forceinline__ void normalize(const GroupNormWork& work, const Statistics& statistics,
-                                                   uint32_t first_channel, uint32_t position, Elements& pack) {
-    uint32_t channel = position / work.spatial;
-    uint32_t left_in_channel = work.spatial - (position - channel * work.spatial);
-    channel += first_channel;
-    float scale = parameter(work.affine.scale, work.affine.type, channel) * statistics.inverse_deviation;
-    float bias = parameter(work.affine.bias, work.affine.type, channel);
-#pragma unroll
-    for (uint32_t element = 0; element < kLength; ++element) {
-      if (left_in_channel == 0) {
-        ++channel;
-        left_in_channel = work.spatial;
-        scale = parameter(work.affine.scale, work.affine.type, channel) * statistics.inverse_deviation;
-        bias = parameter(work.affine.bias, work.affine.type, channel);
-      }
-      const float x = to_float(pack.values[element]);
-      pack.values[element] = from_float<T>((x - statistics.mean) * scale + bias);
-      --left_in_channel;
-    }
-  }
-
-  static __device__ __forceinline__ float parameter(const void* values, ElementType type, uint32_t channel) {
-    return type == ElementType::kFloat16 ? load_float(static_cast<const __half*>(values), channel)
-                                         : load_float(static_cast<const float*>(values), channel);
-  }
-
-  Elements packs_[kPacks<kLength>];
-  uint32_t first_;
-  uint32_t count_;
-};
-
-__device__ __forceinline__ Statistics statistics_of(const Moments& moments, const GroupNormWork& work) {
-  const float variance = moments.squares / static_cast<float>(work.elements_per_group);
-  return {moments.mean, rsqrtf(variance + work.eps)};
-}
-
-/// One block a group that it can hold: every element is read once.
-template <class T, uint32_t kLength>
-__global__ void __launch_bounds__(kMaxThreads)
+__global__ void __launch_bounds__(kMaxThreads, 1)
     group_norm_kernel(const T* input, T* output, const __grid_constant__ GroupNormWork work) {
-  __shared__ float warp_sums[kMaxThreads / kWarpThreads];
-  const int64_t start = static_cast<int64_t>(blockIdx.x) * work.elements_per_group;
-  HeldElements<T, kLength> held(input + start, 0, work.elements_per_group);
-  const Statistics statistics = statistics_of(held.moments(warp_sums), work);
-  held.write(work, statistics, blockIdx.x % work.num_groups * work.channels_per_group, output + start);
+  __shared__ CountedMoments of_warps[kMaxThreads / kWarpThreads];
+  __shared__ float2 staged[kStagedChannels];
+  const uint32_t group = blockIdx.x;
+  const int64_t start = static_cast<int64_t>(group) * work.elements_per_group;
+  const HeldElements<T, kLength, 0> held(work, {work, kLength, group, 0}, input + start, nullptr);
+  const GroupAffine affine(work, group, staged);
+  const Moments moments = block_moments(held, static_cast<float>(work.elements_per_group), of_warps);
+  held.write(work, statistics_of(moments, work), affine, output + start);
 }
 
-/// A part of a group that is too large for one block: its place, and how many elements it has.
+/// One cluster a group.
+template <class T, uint32_t kLength, uint32_t kInShared>
+__global__ void __launch_bounds__(kInShared > 0 ? kMaxClusterThreads : kMaxClusterThreads / 2, kInShared > 0 ? 2 : 4)
+    cluster_group_norm_kernel(const T* input, T* output, const __grid_constant__ GroupNormWork work) {
+#if __CUDA_ARCH__ >= 900
+  __shared__ CountedMoments of_warps[kMaxClusterBlocks * (kMaxClusterThreads / kWarpThreads)];
+  __shared__ float2 staged[kStagedChannels];
+  extern __shared__ __align__(16) unsigned char shared[];
+  const auto cluster = cooperative_groups::this_cluster();
+  // Nobody may write into a block that has not started.
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;");
+  const uint32_t group = work.by_blocks_per_group(blockIdx.x);
+  const uint32_t block = blockIdx.x - group * work.blocks_per_group;
+  const int64_t start = static_cast<int64_t>(group) * work.elements_per_group;
+  const HeldElements<T, kLength, kInShared> held(work, {work, kLength, group, block}, input + start,
+                                                 reinterpret_cast<Pack<T, kLength>*>(shared));
+  const GroupAffine affine(work, group, staged);
+  const CountedMoments found = held.warp_moments();
+  const uint32_t warps = blockDim.x / kWarpThreads;
+  asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+  // Each warp tells all blocks, which then read nothing but their own memory: a block may end before the others.
+  if (lane_index() < work.blocks_per_group) {
+    *cluster.map_shared_rank(of_warps + block * warps + warp_index(), lane_index()) = found;
+  }
+  __syncwarp();
+  cluster.sync();
+  const Moments moments = merged(of_warps, work.blocks_per_group * warps, static_cast<float>(work.elements_per_group));
+  held.write(work, statistics_of(moments, work), affine, output + start);
+#else
+  __trap();
+#endif
+}
+
+/// A part of a group: which, and of which.
 struct GroupPart {
   uint32_t group;
-  uint32_t first;
-  uint32_t count;
+  uint32_t number;
 
-  __device__ __forceinline__ GroupPart(const GroupNormWork& work, uint32_t number, uint32_t parts_per_group,
-                                       uint32_t elements_per_part)
-      : group(number / parts_per_group),
-        first(number % parts_per_group * elements_per_part),
-        count(min(elements_per_part, work.elements_per_group - first)) {}
+  __device__ __forceinline__ GroupPart(const GroupNormWork& work, uint32_t index)
+      : group(work.by_blocks_per_group(index)), number(index - group * work.blocks_per_group) {}
 };
-
-template <uint32_t kLength>
-constexpr uint32_t kPartElements = kPartThreads * kPacks<kLength> * kLength;
 
 /// One block a part.
 template <class T, uint32_t kLength>
-__global__ void __launch_bounds__(kPartThreads)
-    part_moments_kernel(const T* input, Moments* moments, uint32_t parts_per_group,
-                        const __grid_constant__ GroupNormWork work) {
-  __shared__ float warp_sums[kPartThreads / kWarpThreads];
-  const GroupPart part(work, blockIdx.x, parts_per_group, kPartElements<kLength>);
+__global__ void __launch_bounds__(kPartThreads, 4)
+    part_moments_kernel(const T* input, Moments* moments, const __grid_constant__ GroupNormWork work) {
+  __shared__ CountedMoments of_warps[kPartThreads / kWarpThreads];
+  const GroupPart part(work, blockIdx.x);
+  const BlockSpan span(work, kLength, part.group, part.number);
   const T* group = input + static_cast<int64_t>(part.group) * work.elements_per_group;
-  const HeldElements<T, kLength> held(group, part.first, part.count);
-  const Moments found = held.moments(warp_sums);
+  const HeldElements<T, kLength, 0> held(work, span, group, nullptr);
+  const Moments found = block_moments(held, static_cast<float>(span.elements(kLength)), of_warps);
   if (threadIdx.x == 0) {
     moments[blockIdx.x] = found;
   }
 }
 
-/// Moments of a number of elements.
-struct CountedMoments {
-  float count;
-  Moments moments;
-
-  /// Adds those of other elements.
-  ///
-  /// Source: T. Chan, G. Golub, R. LeVeque, "Updating formulae and a pairwise algorithm for computing sample
-  /// variances".
-  __device__ __forceinline__ void merge(float other_count, const Moments& other) {
-    const float total = count + other_count;
-    if (total == 0.0F) {
-      return;
-    }
-    const float share = other_count / total;
-    const float difference = other.mean - moments.mean;
-    moments.mean += difference * share;
-    moments.squares += other.squares + difference * difference * (count * share);
-    count = total;
-  }
-
-  __device__ __forceinline__ void merge_warp() {
-#pragma unroll
-    for (uint32_t distance = kWarpThreads / 2; distance > 0; distance /= 2) {
-      const float other_count = __shfl_down_sync(kAllLanes, count, distance);
-      const Moments other = {__shfl_down_sync(kAllLanes, moments.mean, distance),
-                             __shfl_down_sync(kAllLanes, moments.squares, distance)};
-      merge(other_count, other);
-    }
-  }
-};
-
 /// One block a group: its parts' moments to its statistics, in an order that depends on nothing but their number.
-__global__ void __launch_bounds__(kPartThreads)
-    statistics_kernel(const Moments* moments, Statistics* statistics, uint32_t parts_per_group,
-                      uint32_t elements_per_part, const __grid_constant__ GroupNormWork work) {
+__global__ void __launch_bounds__(kPartThreads, 4)
+    statistics_kernel(const Moments* moments, Statistics* statistics, uint32_t pack_length,
+                      const __grid_constant__ GroupNormWork work) {
   constexpr uint32_t kWarps = kPartThreads / kWarpThreads;
   __shared__ CountedMoments of_warps[kWarps];
+  const Moments* of_parts = moments + static_cast<int64_t>(blockIdx.x) * work.blocks_per_group;
   CountedMoments sum = {0.0F, {0.0F, 0.0F}};
-  for (uint32_t number = threadIdx.x; number < parts_per_group; number += kPartThreads) {
-    const GroupPart part(work, number, parts_per_group, elements_per_part);
-    sum.merge(static_cast<float>(part.count), moments[static_cast<int64_t>(blockIdx.x) * parts_per_group + number]);
+  for (uint32_t part = threadIdx.x; part < work.blocks_per_group; part += kPartThreads) {
+    const BlockSpan span(work, pack_length, blockIdx.x, part);
+    sum.merge({static_cast<float>(span.elements(pack_length)), of_parts[part]});
   }
   sum.merge_warp();
-  if (threadIdx.x % kWarpThreads == 0) {
-    of_warps[threadIdx.x / kWarpThreads] = sum;
+  if (lane_index() == 0) {
+    of_warps[warp_index()] = sum;
   }
   __syncthreads();
   if (threadIdx.x == 0) {
     for (uint32_t warp = 1; warp < kWarps; ++warp) {
-      sum.merge(of_warps[warp].count, of_warps[warp].moments);
+      sum.merge(of_warps[warp]);
     }
     statistics[blockIdx.x] = statistics_of(sum.moments, work);
   }
@@ -264,13 +124,17 @@ __global__ void __launch_bounds__(kPartThreads)
 
 /// One block a part, the last ones first: they are what the caches still hold.
 template <class T, uint32_t kLength>
-__global__ void __launch_bounds__(kPartThreads)
-    normalize_parts_kernel(const T* input, T* output, const Statistics* statistics, uint32_t parts_per_group,
+__global__ void __launch_bounds__(kPartThreads, 4)
+    normalize_parts_kernel(const T* input, T* output, const Statistics* statistics,
                            const __grid_constant__ GroupNormWork work) {
-  const GroupPart part(work, gridDim.x - 1 - blockIdx.x, parts_per_group, kPartElements<kLength>);
+  __shared__ float2 staged[kStagedChannels];
+  const GroupPart part(work, gridDim.x - 1 - blockIdx.x);
   const int64_t start = static_cast<int64_t>(part.group) * work.elements_per_group;
-  HeldElements<T, kLength> held(input + start, part.first, part.count);
-  held.write(work, statistics[part.group], part.group % work.num_groups * work.channels_per_group, output + start);
+  const HeldElements<T, kLength, 0> held(work, {work, kLength, part.group, part.number}, input + start, nullptr);
+  const GroupAffine affine(work, part.group, staged);
+  const Statistics found = statistics[part.group];
+  __syncthreads();
+  held.write(work, found, affine, output + start);
 }
 
 struct Workspace {
@@ -279,7 +143,7 @@ struct Workspace {
   size_t size_bytes;
 
   Workspace(const GroupNormShape& shape, void* memory) {
-    const int64_t parts = divide_up(shape.elements_per_group(), kSmallPart);
+    const int64_t parts = (shape.elements_per_group() + kSmallestPart - 1) / kSmallestPart;
     WorkspaceParts parts_of_memory(memory);
     moments = parts_of_memory.take<Moments>(shape.groups() * parts);
     statistics = parts_of_memory.take<Statistics>(shape.groups());
@@ -287,48 +151,157 @@ struct Workspace {
   }
 };
 
-template <class T, uint32_t kLength>
-cudaError_t launch(const GroupNormShape& shape, const GroupNormWork& work, GroupNormVariant variant, const T* input,
-                   T* output, void* workspace, cudaStream_t stream) {
-  const int64_t packs = shape.elements_per_group() / kLength;
-  const int64_t groups = shape.groups();
-  if (variant != GroupNormVariant::kParts && packs <= int64_t{kMaxThreads} * kPacks<kLength>) {
-    if (groups > INT32_MAX) {
-      return cudaErrorInvalidConfiguration;
+template <class T>
+constexpr auto kClusterKernel = cluster_group_norm_kernel<T, kWidest<T>, 0>;
+/// The one that holds more.
+template <class T>
+constexpr auto kLargeClusterKernel = cluster_group_norm_kernel<T, kWidest<T>, kSharedPacks>;
+
+constexpr size_t shared_bytes(uint32_t threads) {
+  return size_t{threads} * kSharedPacks * 16;
+}
+
+/// A launch of clusters; borrows `attribute`.
+cudaLaunchConfig_t cluster_launch(uint32_t grid, uint32_t cluster_blocks, uint32_t threads, size_t dynamic_bytes,
+                                  cudaStream_t stream, cudaLaunchAttribute& attribute) {
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {cluster_blocks, 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(grid);
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = dynamic_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  return config;
+}
+
+/// Lets the kernel have its shared memory, and asks whether its largest clusters fit on the current device.
+template <class Kernel>
+bool can_launch_clusters(Kernel kernel) {
+  constexpr size_t kBytes = shared_bytes(kMaxClusterThreads);
+  // Of a multiprocessor's: what two such blocks take on 9.0, so that the rest is cache.
+  constexpr int kPercent = 75;
+  cudaFuncAttributes attributes;
+  cudaLaunchAttribute attribute;
+  const cudaLaunchConfig_t config =
+      cluster_launch(kMaxClusterBlocks, kMaxClusterBlocks, kMaxClusterThreads, kBytes, nullptr, attribute);
+  int clusters = 0;
+  // Code for an older architecture may run here, compiled by the driver, and has none of the kernel's body.
+  const bool can_launch =
+      cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.ptxVersion >= 90 &&
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes) == cudaSuccess &&
+      cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, kPercent) == cudaSuccess &&
+      cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess && clusters > 0;
+  if (!can_launch) {
+    // A device that refuses does without; an error of another kind is the next launch's too.
+    static_cast<void>(cudaGetLastError());
+  }
+  return can_launch;
+}
+
+cudaError_t look_at_device(int ordinal, GroupNormDevice& device) {
+  int supports_clusters = 0;
+  cudaError_t status = cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, ordinal);
+  if (status == cudaSuccess) {
+    status = cudaDeviceGetAttribute(&supports_clusters, cudaDevAttrClusterLaunch, ordinal);
+  }
+  device.has_clusters = status == cudaSuccess && supports_clusters != 0 &&
+                        can_launch_clusters(kLargeClusterKernel<float>) &&
+                        can_launch_clusters(kLargeClusterKernel<__half>);
+  return status;
+}
+
+/// The current device, which is looked at once.
+cudaError_t current_device(GroupNormDevice& device) {
+  constexpr int kDevices = 64;
+  static std::atomic<GroupNormDevice> known[kDevices];
+  int ordinal = 0;
+  cudaError_t status = cudaGetDevice(&ordinal);
+  if (status != cudaSuccess) {
+    return status;
+  }
+  if (ordinal < kDevices) {
+    device = known[ordinal].load(std::memory_order_relaxed);
+    if (device.multiprocessors > 0) {
+      return cudaSuccess;
     }
-    const int64_t threads = divide_up(divide_up(packs, kPacks<kLength>), kWarpThreads) * kWarpThreads;
-    group_norm_kernel<T, kLength>
-        <<<static_cast<uint32_t>(groups), static_cast<uint32_t>(threads), 0, stream>>>(input, output, work);
-    return cudaGetLastError();
   }
-  const int64_t parts = divide_up(shape.elements_per_group(), kPartElements<kLength>);
-  if (groups > INT32_MAX / parts) {
-    return cudaErrorInvalidConfiguration;
+  status = look_at_device(ordinal, device);
+  if (status == cudaSuccess && ordinal < kDevices) {
+    // Threads that are here at once find the same.
+    known[ordinal].store(device, std::memory_order_relaxed);
   }
-  const Workspace memory(shape, workspace);
-  const uint32_t parts_per_group = static_cast<uint32_t>(parts);
-  const uint32_t blocks = static_cast<uint32_t>(groups * parts);
-  part_moments_kernel<T, kLength><<<blocks, kPartThreads, 0, stream>>>(input, memory.moments, parts_per_group, work);
+  return status;
+}
+
+template <class T, uint32_t kLength>
+cudaError_t launch_parts(const GroupNormWork& work, uint32_t groups, uint32_t grid, const Workspace& memory,
+                         const T* input, T* output, cudaStream_t stream) {
+  part_moments_kernel<T, kLength><<<grid, kPartThreads, 0, stream>>>(input, memory.moments, work);
   cudaError_t status = cudaGetLastError();
   if (status != cudaSuccess) {
     return status;
   }
-  statistics_kernel<<<static_cast<uint32_t>(groups), kPartThreads, 0, stream>>>(
-      memory.moments, memory.statistics, parts_per_group, kPartElements<kLength>, work);
+  statistics_kernel<<<groups, kPartThreads, 0, stream>>>(memory.moments, memory.statistics, kLength, work);
   status = cudaGetLastError();
   if (status != cudaSuccess) {
     return status;
   }
-  normalize_parts_kernel<T, kLength>
-      <<<blocks, kPartThreads, 0, stream>>>(input, output, memory.statistics, parts_per_group, work);
+  normalize_parts_kernel<T, kLength><<<grid, kPartThreads, 0, stream>>>(input, output, memory.statistics, work);
   return cudaGetLastError();
+}
+
+template <class T, uint32_t kLength>
+cudaError_t launch(const GroupNormShape& shape, float eps, const ChannelAffine& affine, GroupNormVariant variant,
+                   const T* input, T* output, void* workspace, cudaStream_t stream) {
+  GroupNormDevice device;
+  const cudaError_t status = current_device(device);
+  if (status != cudaSuccess) {
+    return status;
+  }
+  const GroupNormPlan plan = plan_group_norm(shape, variant, kLength, device);
+  if (shape.groups() > INT32_MAX / plan.blocks_per_group) {
+    return cudaErrorInvalidConfiguration;
+  }
+  const uint32_t groups = static_cast<uint32_t>(shape.groups());
+  const uint32_t grid = groups * plan.blocks_per_group;
+  const uint32_t misalignment = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(input) / sizeof(T) % kLength);
+  const GroupNormWork work = make_work(shape, eps, affine, plan, misalignment);
+  if (plan.variant == GroupNormVariant::kParts) {
+    return launch_parts<T, kLength>(work, groups, grid, Workspace(shape, workspace), input, output, stream);
+  }
+  if (plan.variant == GroupNormVariant::kOneBlock) {
+    group_norm_kernel<T, kLength><<<grid, plan.threads, 0, stream>>>(input, output, work);
+    return cudaGetLastError();
+  }
+  if constexpr (kLength > 1) {
+    cudaLaunchAttribute attribute;
+    const cudaLaunchConfig_t config =
+        cluster_launch(grid, plan.blocks_per_group, plan.threads,
+                       plan.uses_shared_memory ? shared_bytes(plan.threads) : 0, stream, attribute);
+    return cudaLaunchKernelEx(&config, plan.uses_shared_memory ? kLargeClusterKernel<T> : kClusterKernel<T>, input,
+                              output, work);
+  } else {
+    return cudaErrorInvalidConfiguration;
+  }
 }
 
 }  // namespace
 
-bool has_variants(const GroupNormShape& shape) {
-  // Below, a block's threads would be few, and a part the whole of a group.
-  return shape.elements_per_group() > kSmallPart && shape.elements_per_group() <= kSmallGroup;
+std::vector<GroupNormVariant> group_norm_variants(const GroupNormShape& shape) {
+  GroupNormDevice device = {0, false};
+  if (current_device(device) != cudaSuccess) {
+    device.has_clusters = false;
+    // Nobody else's launch shall find it.
+    static_cast<void>(cudaGetLastError());
+  }
+  return variants_on(shape, device);
+}
+
+cudaError_t prepare_group_norm() {
+  GroupNormDevice device;
+  return current_device(device);
 }
 
 size_t group_norm_workspace_bytes(const GroupNormShape& shape) {
@@ -345,20 +318,13 @@ cudaError_t launch_group_norm(const GroupNormShape& shape, float eps, const Chan
   if (shape.groups() == 0 || shape.elements_per_group() == 0) {
     return cudaSuccess;
   }
-  const GroupNormWork work = {affine,
-                              eps,
-                              static_cast<uint32_t>(shape.num_groups),
-                              static_cast<uint32_t>(shape.channels / shape.num_groups),
-                              static_cast<uint32_t>(shape.spatial),
-                              static_cast<uint32_t>(shape.elements_per_group())};
+  const bool share_packs = (reinterpret_cast<uintptr_t>(input) - reinterpret_cast<uintptr_t>(output)) % 16 == 0;
   return dispatch_element(type, [&](auto element) {
     using T = decltype(element);
     const T* from = static_cast<const T*>(input);
     T* to = static_cast<T*>(output);
-    // Every group must start on 16 bytes.
-    return is_widest_aligned(from) && is_widest_aligned(to) && shape.elements_per_group() % kWidest<T> == 0
-               ? launch<T, kWidest<T>>(shape, work, variant, from, to, workspace, stream)
-               : launch<T, 1>(shape, work, variant, from, to, workspace, stream);
+    return share_packs ? launch<T, kWidest<T>>(shape, eps, affine, variant, from, to, workspace, stream)
+                       : launch<T, 1>(shape, eps, affine, variant, from, to, workspace, stream);
   });
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "common/element_type.h"
 
@@ -33,17 +34,25 @@ struct ChannelAffine {
 
 /// Ways to compute the same, to rounding; values are tactics and must not change.
 enum class GroupNormVariant : int32_t {
-  /// One block a group where it holds one, else in parts.
+  /// The one of those below that should be fastest: kCluster for groups above 64 KiB, and above 16 KiB where groups are
+  /// fewer than the device's multiprocessors; else, and where that is not possible, kOneBlock; else kParts.
   kAuto = 0,
-  /// One block a group, which stays in registers: everything is read once. Needs as many groups as the device has
-  /// multiprocessors to keep it busy.
+  /// One block a group, which stays in registers: everything is read once. For groups of up to 128 KiB. Needs as many
+  /// groups as the device has multiprocessors to keep it busy.
   kOneBlock = 1,
-  /// Three launches over parts of groups, which reads everything twice.
+  /// Three launches over parts of groups, which reads everything twice. Always possible.
   kParts = 2,
+  /// A cluster of 2, 4 or 8 blocks a group, which stays in their registers and shared memory: everything is read once.
+  /// For groups of 8 KiB to 1 MiB on devices of compute capability 9.0 and later.
+  kCluster = 3,
 };
 
-/// Whether kOneBlock and kParts are both possible and differ.
-bool has_variants(const GroupNormShape& shape);
+/// Those that are possible for the shape in every type, on the current device, and differ: empty where there is no
+/// choice. Takes the device for one without clusters when it cannot be asked.
+std::vector<GroupNormVariant> group_norm_variants(const GroupNormShape& shape);
+
+/// Looks at the current device and sets its kernels up, once; else the first launch on it does.
+cudaError_t prepare_group_norm();
 
 /// Scratch that launch_group_norm needs for `shape` and any smaller one: 2 bytes for every 1024 elements, and for every
 /// group.
@@ -54,8 +63,10 @@ size_t group_norm_workspace_bytes(const GroupNormShape& shape);
 /// to the mean, so that a large mean costs no digits.
 ///
 /// `input` and `output` are device memory, dense, of `type`, aligned for one element, and must not overlap; `workspace`
-/// is group_norm_workspace_bytes, 256-byte aligned. The work is put on `stream`; the host is not blocked and nothing is
-/// allocated. Same inputs at equally aligned addresses give bit-equal outputs.
+/// is group_norm_workspace_bytes, 256-byte aligned. Fastest where both are equally far from a multiple of 16 bytes;
+/// elsewhere elements go one by one, a block holds 16,384 of them, and there is no kCluster. The work is put on
+/// `stream`; the host is not blocked and nothing is allocated. Same inputs at equally aligned addresses give bit-equal
+/// outputs.
 cudaError_t launch_group_norm(const GroupNormShape& shape, float eps, const ChannelAffine& affine,
                               GroupNormVariant variant, const void* input, void* output, ElementType type,
                               void* workspace, cudaStream_t stream);

@@ -3,6 +3,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "common/logging.h"
 #include "common/tensor_dims.h"
 
 namespace torch_trt_ext::plugins {
@@ -54,8 +55,8 @@ GroupNormPlugin::GroupNormPlugin(const PluginFields& fields)
     throw std::invalid_argument("field 'eps' must be at least 0, got " + std::to_string(eps_));
   }
   require_at_least(kNumGroups, num_groups_, 1);
-  if (variant_ < 0 || variant_ > static_cast<int32_t>(GroupNormVariant::kParts)) {
-    throw std::invalid_argument("field 'variant' must be from 0 to 2, got " + std::to_string(variant_));
+  if (variant_ < 0 || variant_ > static_cast<int32_t>(GroupNormVariant::kCluster)) {
+    throw std::invalid_argument("field 'variant' must be from 0 to 3, got " + std::to_string(variant_));
   }
 }
 
@@ -93,10 +94,17 @@ GroupNormShape GroupNormPlugin::shape_of(const Dims& input) const {
 }
 
 std::vector<int32_t> GroupNormPlugin::tactics(const std::vector<Dims>& inputs) const {
-  if (variant_ != 0 || !has_variants(shape_of(inputs[0]))) {
-    return {};
+  std::vector<int32_t> tactics;
+  if (variant_ == 0) {
+    for (const GroupNormVariant variant : group_norm_variants(shape_of(inputs[0]))) {
+      tactics.push_back(static_cast<int32_t>(variant));
+    }
   }
-  return {static_cast<int32_t>(GroupNormVariant::kOneBlock), static_cast<int32_t>(GroupNormVariant::kParts)};
+  return tactics;
+}
+
+void GroupNormPlugin::prepare() {
+  check_cuda(prepare_group_norm(), "looking at the device");
 }
 
 size_t GroupNormPlugin::workspace_bytes(const std::vector<Dims>& inputs) const {

@@ -20,6 +20,7 @@ class GroupNormPlugin final : public LayerPlugin {
  protected:
   PluginBase* copy() const override { return new GroupNormPlugin(*this); }
   bool may_be(nvinfer1::DataType type, int32_t input, const std::vector<nvinfer1::DataType>& types) const override;
+  void prepare() override;
   void check_shapes(const std::vector<nvinfer1::Dims>& inputs) const override;
   std::vector<int32_t> tactics(const std::vector<nvinfer1::Dims>& inputs) const override;
   size_t workspace_bytes(const std::vector<nvinfer1::Dims>& inputs) const override;
