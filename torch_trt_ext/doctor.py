@@ -18,6 +18,7 @@ from torch_trt_ext import runtime
 from torch_trt_ext.builders.openvino_model import OPENVINO_REQUIREMENT
 from torch_trt_ext.builders.tensorrt_build import import_tensorrt
 from torch_trt_ext.optimizer.messages import first_line
+from torch_trt_ext.optimizer.quantization import INSTALL_ONNX_RUNTIME, missing_for_quantization
 from torch_trt_ext.optimizer.report import DeviceType, device_name
 from torch_trt_ext.version import __version__
 
@@ -42,6 +43,7 @@ class Check:
         problem: what is wrong with it; empty where nothing is.
         remedy: the command that mends it; empty where nothing is wrong.
         needed_for: kinds of device whose engines need it.
+        purpose: what else needs it; empty where nothing does.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Check:
     problem: str = ""
     remedy: str = ""
     needed_for: tuple[DeviceType, ...] = ("gpu", "cpu")
+    purpose: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def examine(device_type: DeviceType | None = None) -> Health:
             _plugins(),
             *_plugin_folders(),
             _openvino(),
+            _onnx_runtime(),
         ],
     )
 
@@ -241,6 +245,20 @@ def _openvino() -> Check:
         problem,
         (install if built else f"{install} && {_BUILD_AGAIN}") if problem else "",
         needed_for=("cpu",),
+    )
+
+
+def _onnx_runtime() -> Check:
+    problem = missing_for_quantization()
+    folder = runtime.package_folder("onnxruntime")
+    return Check(
+        "ONNX Runtime",
+        "" if problem else importlib.metadata.version("onnxruntime"),
+        str(folder) if folder else "",
+        problem,
+        INSTALL_ONNX_RUNTIME if problem else "",
+        needed_for=(),
+        purpose="for 8-bit engines",
     )
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 pytest.importorskip("openvino")
 
 from tests.cli.command import document_of, run_command
+from torch_trt_ext.cli.doctor import doctor
 from torch_trt_ext.doctor import examine
 from torch_trt_ext.runtime import available_backends, library_path
 
@@ -42,6 +44,18 @@ def test_library_that_was_not_built(tmp_path: Path) -> None:
     assert "libtorch_trt_ext_openvino.so was not built" in text
     assert "mend it: pip install openvino==" in text
     assert text.endswith("OpenVINO engines on the CPU cannot run here: OpenVINO first\n")
+
+
+def test_what_only_some_need_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch_trt_ext.doctor.missing_for_quantization", lambda: "cannot be imported")
+    health = examine("cpu")
+    (check,) = (check for check in health.checks if check.name == "ONNX Runtime")
+    assert check.remedy == "pip install onnxruntime"
+    assert check not in health.missing
+    answer = CliRunner().invoke(doctor, ["--device", "cpu"])
+    assert answer.exit_code == 0
+    assert "ONNX Runtime" in answer.output
+    assert "only needed for 8-bit engines: pip install onnxruntime" in answer.output
 
 
 def test_plugin_folders_are_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def _lines(check: Check, health: Health, width: int) -> list[str]:
         ]
     if health.device_type not in check.needed_for:
         needed_for = {"gpu": "for TensorRT engines", "cpu": "for OpenVINO engines"}
-        whose = " and ".join(needed_for[kind] for kind in check.needed_for) or "by none"
+        whose = " and ".join(needed_for[kind] for kind in check.needed_for) or check.purpose or "by none"
         return [f"absent   {check.name.ljust(width)}  only needed {whose}: {check.remedy}"]
     return [
         f"{click.style('missing', fg='red')}  {check.name.ljust(width)}  {check.problem}",

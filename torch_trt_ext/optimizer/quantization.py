@@ -23,7 +23,15 @@ import onnx
 
 from torch_trt_ext.optimizer.messages import first_line
 
-__all__ = ["Calibration", "CalibrationMethod", "calibrate", "quantizable_nodes", "to_8_bit"]
+__all__ = [
+    "INSTALL_ONNX_RUNTIME",
+    "Calibration",
+    "CalibrationMethod",
+    "calibrate",
+    "missing_for_quantization",
+    "quantizable_nodes",
+    "to_8_bit",
+]
 
 CalibrationMethod = Literal["entropy", "percentile", "max"]
 
@@ -33,7 +41,8 @@ _WEIGHTS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
 #: Scales of weights by output channel, the counterpart of what the engines' kernels do.
 _PER_CHANNEL = True
 
-_INSTALL = "pip install onnxruntime"
+#: What mends its absence.
+INSTALL_ONNX_RUNTIME = "pip install onnxruntime"
 
 _one_at_a_time = threading.Lock()
 
@@ -56,7 +65,8 @@ def missing_for_quantization() -> str:
     try:
         import onnxruntime.quantization  # noqa: F401
     except ImportError as error:
-        return f"8-bit engines need ONNX Runtime to quantize models, which cannot be imported ({error}); {_INSTALL}"
+        problem = f"8-bit engines need ONNX Runtime to quantize models, which cannot be imported ({error})"
+        return f"{problem}; {INSTALL_ONNX_RUNTIME}"
     return ""
 
 
