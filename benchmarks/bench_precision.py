@@ -1,0 +1,144 @@
+"""What each precision costs the main job's detector in accuracy, and what it gains.
+
+    python -m benchmarks.bench_precision --device cpu|gpu --out results.json [--scenes 256] [--calibration 128]
+
+The trained detector of digits, its decode and NMS in an engine, is optimized in float32, at level o1 and at level o2,
+and each answers the same test scenes. Calibration data are scenes of the training split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import torch_trt_ext
+from benchmarks.results import Results, header, measure_all
+from examples.retinanet.evaluate import coco_ap
+from examples.retinanet.model import BackboneAndHeads, PlainDetector, load_digit_detector
+from examples.retinanet.pipeline import MixedDetector, build_postprocess_plan, to_detections
+from examples.retinanet.scenes import Scene, compose_scene, fixed_test_scenes
+from torch_trt_ext.optimizer.latency import compare_latency
+
+#: Precisions of the table: optimize()'s level, and what config.precision.engine_precision is.
+PRECISIONS = {"float32": ("o1", "float32"), "o1": ("o1", "auto"), "o2": ("o2", "auto")}
+
+
+def _input(scene: Scene, device: torch.device) -> Tensor:
+    return scene.image[None].to(device).float() / 255
+
+
+class Bench:
+    """The detector and its scenes.
+
+    Args:
+        device: where it runs.
+        scenes: how many test scenes it is judged by.
+        calibration: how many training scenes 8-bit ranges come from.
+        max_seconds: of a measurement of time.
+    """
+
+    def __init__(self, device: torch.device, scenes: int, calibration: int, max_seconds: float) -> None:
+        self._device = device
+        self._max_seconds = max_seconds
+        self._scenes = fixed_test_scenes(scenes)
+        self._calibration = [(_input(compose_scene(seed, "train"), device),) for seed in range(calibration)]
+        model = load_digit_detector().to(device)
+        self._plain = PlainDetector(model)
+        self._one = _input(self._scenes[0], device)
+        detector = MixedDetector(BackboneAndHeads(model), build_postprocess_plan(model, self._one)).eval()
+        with torch.no_grad(), warnings.catch_warnings():
+            # The list that the engine returns has a fixed length, which is what tracing asks for.
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            self._mixed = torch.jit.trace(detector, (self._one,), check_trace=False)
+
+    def eager(self) -> Results:
+        """The detector in PyTorch alone."""
+        return {"ap": self._ap(self._plain, lambda found: found), "latency_ms": self._latency(self._plain)}
+
+    def optimized(self, precision: str) -> Results:
+        """The detector with engines of one of :data:`PRECISIONS`."""
+        level, engine_precision = PRECISIONS[precision]
+        config = torch_trt_ext.Config()
+        config.progress = config.cache.enabled = False
+        config.timing.max_seconds = self._max_seconds
+        config.precision.engine_precision = engine_precision
+        started = time.perf_counter()
+        optimized, _, report = torch_trt_ext.optimize(
+            self._mixed,
+            level,
+            device_type="gpu" if self._device.type == "cuda" else "cpu",
+            config=config,
+            test_data=[(self._one,)],
+            calib_data=self._calibration,
+        )
+        seconds = time.perf_counter() - started
+        return {
+            "ap": self._ap(optimized, to_detections),
+            "latency_ms": self._latency(optimized),
+            "engines": [
+                {key: engine[key] for key in ("precision", "operators", "plan_bytes")}
+                | {"kept_16bit": engine["kept_16bit"], "kept_float32": len(engine["kept_float32"])}
+                | {"relative_error": engine["error"]["relative"]}
+                for engine in report["engines"]
+            ],
+            "relative_error": report["accuracy"].get("model", {}).get("relative"),
+            "message": report["diagnosis"]["message"],
+            "optimize_seconds": round(seconds, 1),
+        }
+
+    @torch.no_grad()
+    def _ap(self, model: Callable[[Tensor], Any], detections: Callable[[Any], list[dict[str, Tensor]]]) -> Results:
+        found = []
+        for scene in self._scenes:
+            (image,) = detections(model(_input(scene, self._device)))
+            found.append({name: value.cpu() for name, value in image.items()})
+        return {name: round(value, 4) for name, value in coco_ap(found, self._scenes).items() if name in ("AP", "AP50")}
+
+    def _latency(self, model: Callable[[Tensor], Any]) -> float:
+        latencies = compare_latency(
+            {"": lambda: model(self._one)}, device=self._device, max_seconds=self._max_seconds, rounds=1
+        )
+        return round(latencies[""].median_ms, 3)
+
+
+def table(results: Results) -> str:
+    """The Markdown of a results file."""
+    lines = ["| precision | AP | AP50 | latency, ms | engines, MB |", "|---|---|---|---|---|"]
+    for row in results["results"]:
+        if "failed" in row:
+            lines.append(f"| {row['precision']} | failed: {row['failed']} | | | |")
+            continue
+        engines = row.get("engines", [])
+        size = f"{sum(engine['plan_bytes'] for engine in engines) / 1e6:.1f}" if engines else ""
+        ap = row["ap"]
+        lines.append(f"| {row['precision']} | {ap['AP']:.4f} | {ap['AP50']:.4f} | {row['latency_ms']:.3f} | {size} |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "gpu"], default="gpu")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file")
+    parser.add_argument("--scenes", type=int, default=256, help="test scenes for AP")
+    parser.add_argument("--calibration", type=int, default=128, help="training scenes for 8-bit ranges")
+    parser.add_argument("--max-seconds", type=float, default=20.0, help="of a measurement of time")
+    args = parser.parse_args(arguments)
+    device = torch.device("cuda" if args.device == "gpu" else "cpu")
+    bench = Bench(device, args.scenes, args.calibration, args.max_seconds)
+    cases: list[tuple[Results, Callable[[], Results]]] = [({"precision": "eager"}, bench.eager)]
+    for precision in PRECISIONS:
+        cases.append(({"precision": precision}, lambda precision=precision: bench.optimized(precision)))
+    measure_all(args.out, header("bench_precision", arguments), cases)
+    print(table(json.loads(args.out.read_text())))
+
+
+if __name__ == "__main__":
+    main()
