@@ -13,6 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 pytest.importorskip("onnxruntime")
 
+from torch_trt_ext.config import Config
+from torch_trt_ext.optimizer.engine_builder import TensorRTBuilder
 from torch_trt_ext.optimizer.quantization import (
     CalibrationMethod,
     calibrate,
@@ -89,6 +91,19 @@ def test_only_products_with_constants_are_in_8_bits(constants_are_nodes: bool) -
     exact, rounded = _run(model, x), _run(quantized, x)
     error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
     assert 1e-4 < error < 0.03
+
+
+def test_tensorrt_gets_dequantized_values_without_a_cast() -> None:
+    model = _model()
+    quantized = to_8_bit(model, calibrate(model, _calls(), "max"))
+    prepared, kept = TensorRTBuilder(Config())._prepare(quantized, "int8", {"turn": "of the test"})
+    assert kept["first"] == kept["last"] == "computes on 8-bit integers, and gives float32"
+    assert kept["turn"] == "of the test"
+    assert not {"of activations", "of activations again"} & kept.keys()
+    dequantized = {node.output[0] for node in prepared.graph.node if node.op_type == "DequantizeLinear"}
+    takers = {node.name for node in prepared.graph.node if dequantized & set(node.input)}
+    assert takers == {"first", "last"}
+    assert "Cast" in {node.op_type for node in prepared.graph.node}
 
 
 def test_nodes_that_are_kept_stay_as_they_are() -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "Calibration",
     "CalibrationMethod",
     "calibrate",
+    "dequantizing_nodes",
     "missing_for_quantization",
     "quantizable_nodes",
     "to_8_bit",
@@ -82,6 +83,12 @@ def quantizable_nodes(model: onnx.ModelProto) -> list[str]:
         and node.op_type in _WEIGHTS
         and node.input[_WEIGHTS[node.op_type]] in constants
     ]
+
+
+def dequantizing_nodes(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes of a quantized model that take what ``DequantizeLinear`` gives."""
+    dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    return [node.name for node in model.graph.node if node.name and dequantized.intersection(node.input)]
 
 
 def calibrate(
