@@ -21,6 +21,7 @@ from torch import Tensor
 
 import torch_trt_ext
 from benchmarks.models import ENGINE_MODELS, MODELS, Case, build_case, detections_or_outputs
+from benchmarks.optimizing import quiet_config
 from benchmarks.peers import PEERS, Call, Setting, Skipped
 from benchmarks.results import Results, header, measure_all, what
 from benchmarks.timing import TIMED_RUNS, WARMUP_RUNS
@@ -58,12 +59,7 @@ def _reference(case: Case) -> Any:
 
 def _optimize(case: Case, device: torch.device, args: argparse.Namespace) -> tuple[Call, Results, str]:
     """The optimized model, what its report says, and what its largest engine computes in."""
-    config = torch_trt_ext.Config()
-    config.timing.max_seconds = args.max_seconds
-    config.progress = False
-    config.cache.enabled = args.cache is not None
-    if args.cache is not None:
-        config.cache.folder = str(args.cache)
+    config = quiet_config(args.max_seconds, args.cache)
     config.precision.engine_precision = args.precision
     started = time.perf_counter()
     optimized, _, report = torch_trt_ext.optimize(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ import torch
 from torch import Tensor
 
 import torch_trt_ext
+from benchmarks.models import build_case, detections_or_outputs
+from benchmarks.optimizing import quiet_config
 from benchmarks.results import Results, header, measure_all
 from examples.retinanet.evaluate import coco_ap
-from examples.retinanet.model import BackboneAndHeads, PlainDetector, load_digit_detector
-from examples.retinanet.pipeline import MixedDetector, build_postprocess_plan, to_detections
 from examples.retinanet.scenes import Scene, compose_scene, fixed_test_scenes
-from torch_trt_ext.optimizer.latency import compare_latency
+from torch_trt_ext.optimizer.latency import measure
 
 #: Precisions of the table: optimize()'s level, and what config.precision.engine_precision is.
 PRECISIONS = {"float32": ("o1", "float32"), "o1": ("o1", "auto"), "o2": ("o2", "auto")}
@@ -50,39 +49,28 @@ class Bench:
         self._max_seconds = max_seconds
         self._scenes = fixed_test_scenes(scenes)
         self._calibration = [(_input(compose_scene(seed, "train"), device),) for seed in range(calibration)]
-        model = load_digit_detector().to(device)
-        self._plain = PlainDetector(model)
-        self._one = _input(self._scenes[0], device)
-        detector = MixedDetector(BackboneAndHeads(model), build_postprocess_plan(model, self._one)).eval()
-        with torch.no_grad(), warnings.catch_warnings():
-            # The list that the engine returns has a fixed length, which is what tracing asks for.
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
-            self._mixed = torch.jit.trace(detector, (self._one,), check_trace=False)
+        self._case = build_case("digits_with_engine", device)
 
     def eager(self) -> Results:
         """The detector in PyTorch alone."""
-        return {"ap": self._ap(self._plain, lambda found: found), "latency_ms": self._latency(self._plain)}
+        return self._figures(self._case.plain)
 
     def optimized(self, precision: str) -> Results:
         """The detector with engines of one of :data:`PRECISIONS`."""
         level, engine_precision = PRECISIONS[precision]
-        config = torch_trt_ext.Config()
-        config.progress = config.cache.enabled = False
-        config.timing.max_seconds = self._max_seconds
+        config = quiet_config(self._max_seconds, None)
         config.precision.engine_precision = engine_precision
         started = time.perf_counter()
         optimized, _, report = torch_trt_ext.optimize(
-            self._mixed,
+            self._case.model,
             level,
             device_type="gpu" if self._device.type == "cuda" else "cpu",
             config=config,
-            test_data=[(self._one,)],
+            test_data=[self._case.arguments],
             calib_data=self._calibration,
         )
         seconds = time.perf_counter() - started
-        return {
-            "ap": self._ap(optimized, to_detections),
-            "latency_ms": self._latency(optimized),
+        return self._figures(optimized) | {
             "engines": [
                 {key: engine[key] for key in ("precision", "operators", "plan_bytes")}
                 | {"kept_16bit": engine["kept_16bit"], "kept_float32": len(engine["kept_float32"])}
@@ -95,18 +83,15 @@ class Bench:
         }
 
     @torch.no_grad()
-    def _ap(self, model: Callable[[Tensor], Any], detections: Callable[[Any], list[dict[str, Tensor]]]) -> Results:
+    def _figures(self, model: Callable[..., Any]) -> Results:
+        """Accuracy over the scenes and the time of one, of the detector in any form."""
         found = []
         for scene in self._scenes:
-            (image,) = detections(model(_input(scene, self._device)))
+            (image,) = detections_or_outputs(self._case, model(_input(scene, self._device)))
             found.append({name: value.cpu() for name, value in image.items()})
-        return {name: round(value, 4) for name, value in coco_ap(found, self._scenes).items() if name in ("AP", "AP50")}
-
-    def _latency(self, model: Callable[[Tensor], Any]) -> float:
-        latencies = compare_latency(
-            {"": lambda: model(self._one)}, device=self._device, max_seconds=self._max_seconds, rounds=1
-        )
-        return round(latencies[""].median_ms, 3)
+        ap = {name: round(value, 4) for name, value in coco_ap(found, self._scenes).items() if name in ("AP", "AP50")}
+        latency = measure(lambda: model(*self._case.arguments), device=self._device, max_seconds=self._max_seconds)
+        return {"ap": ap, "latency_ms": round(latency.median_ms, 3)}
 
 
 def table(results: Results) -> str:

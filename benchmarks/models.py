@@ -31,7 +31,9 @@ __all__ = [
     "Case",
     "build_case",
     "detections_or_outputs",
+    "fit_batch_norm",
     "image_arguments",
+    "normalized",
     "synthetic_images",
 ]
 
@@ -108,13 +110,15 @@ def _outputs(model: nn.Module, modules: Sequence[nn.Module], arguments: tuple[An
     return [torch.cat(outputs) for outputs in given]
 
 
-def _fit_batch_norm(model: nn.Module, arguments: tuple[Any, ...]) -> None:
+def fit_batch_norm(model: nn.Module, arguments: tuple[Any, ...]) -> None:
     """Gives batch normalization the statistics of one call, so that signals neither fade nor grow with depth."""
     for module in model.modules():
         if isinstance(module, (BasicBlock, Bottleneck)):
             last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
             nn.init.constant_(last.weight, _RESIDUAL_GAIN)
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
@@ -148,7 +152,8 @@ def _image_list(images: Tensor) -> tuple[list[Tensor]]:
     return (list(images.unbind(0)),)
 
 
-def _normalized(images: Tensor) -> tuple[Tensor]:
+def normalized(images: Tensor) -> tuple[Tensor]:
+    """Images in 0..1 as the arguments of a model that takes them normalized."""
     return ((images - _NOISE_MEAN) / _NOISE_STD,)
 
 
@@ -161,8 +166,8 @@ def build_classifier(name: str, size: int) -> nn.Module:
     """
     torch.manual_seed(_SEED)
     model = torchvision.models.get_model(name, weights=None).eval()
-    images = _normalized(synthetic_images(_FIT_IMAGES, size, size, seed=_FIT_SEED))
-    _fit_batch_norm(model, images)
+    images = normalized(synthetic_images(_FIT_IMAGES, size, size, seed=_FIT_SEED))
+    fit_batch_norm(model, images)
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
     _fit_layer(model, linear, images, mean=0.0, std=1.0)
     return model
@@ -172,7 +177,7 @@ def build_fcn_resnet50(size: int) -> nn.Module:
     """torchvision's segmentation model: a dict whose ``out`` is ``Tensor[N, 21, size, size]``."""
     torch.manual_seed(_SEED)
     model = torchvision.models.get_model("fcn_resnet50", weights=None, weights_backbone=None).eval()
-    _fit_batch_norm(model, _normalized(synthetic_images(_FIT_IMAGES, size, size, seed=_FIT_SEED)))
+    fit_batch_norm(model, normalized(synthetic_images(_FIT_IMAGES, size, size, seed=_FIT_SEED)))
     return model
 
 
@@ -183,7 +188,7 @@ def _detector(name: str, height: int, width: int) -> tuple[Any, tuple[list[Tenso
         name, weights=None, weights_backbone=None, min_size=min(height, width), max_size=max(height, width)
     ).eval()
     images = _image_list(synthetic_images(_FIT_IMAGES, height, width, seed=_FIT_SEED))
-    _fit_batch_norm(model, images)
+    fit_batch_norm(model, images)
     return model, images
 
 
@@ -371,7 +376,7 @@ def build_case(name: str, device: torch.device | str, *, batch: int = 1, size: t
 
 def image_arguments(name: str, images: Tensor) -> tuple[Any, ...]:
     """Images in 0..1, ``Tensor[N, 3, H, W]``, as the model of this name takes them: normalized, or as a list."""
-    return _image_list(images) if name in _DETECTORS else _normalized(images)
+    return _image_list(images) if name in _DETECTORS else normalized(images)
 
 
 def detections_or_outputs(case: Case, outputs: Any) -> Any:

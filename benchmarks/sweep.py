@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks import zoo
+from benchmarks.optimizing import quiet_config
 from benchmarks.results import Results, header, what, write
 
 #: Goals of the table.
@@ -48,12 +49,7 @@ def optimize_one(name: str, device: str, max_seconds: float, cache: Path | None)
     """
     import torch_trt_ext
 
-    config = torch_trt_ext.Config()
-    config.progress = False
-    config.timing.max_seconds = max_seconds
-    config.cache.enabled = cache is not None
-    if cache is not None:
-        config.cache.folder = str(cache)
+    config = quiet_config(max_seconds, cache)
     example = zoo.prepare(name)
     place = torch.device("cuda" if device == "gpu" else "cpu")
     model = example.model.to(place)

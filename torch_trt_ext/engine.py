@@ -121,9 +121,11 @@ def engine_call(engine: Any) -> Callable[[Sequence[Tensor]], list[Tensor]]:
     """
     from torch_trt_ext._C import EngineCall
 
-    if not isinstance(engine, torch.ScriptObject):
+    kind: Any = engine._type() if isinstance(engine, torch.ScriptObject) else None
+    name = kind.name() if kind else type(engine).__name__
+    if name not in (TRTEngineExtension._torch_name, OpenVINOEngineExtension._torch_name):
         raise TypeError(
-            f"engine must be a TRTEngineExtension or an OpenVINOEngineExtension, got {type(engine).__name__}; "
+            f"engine must be a TRTEngineExtension or an OpenVINOEngineExtension, got {name}; "
             "pass the engine itself, as module.engine"
         )
     return EngineCall(engine)

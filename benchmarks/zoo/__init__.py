@@ -9,14 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.models import synthetic_images
+from benchmarks.models import fit_batch_norm, normalized, synthetic_images
 
 __all__ = ["Example", "names", "prepare"]
 
 _SEED = 0
-
-#: Mean and standard deviation of the noise that images are made of; see benchmarks/models.py.
-_MEAN, _STD = 0.5, 0.12
 
 
 @dataclass(frozen=True)
@@ -56,25 +53,11 @@ def prepare(name: str) -> Example:
     torch.manual_seed(_SEED)
     example = build(model)
     example.model.eval()
-    _fit_batch_norm(example)
+    fit_batch_norm(example.model, example.arguments)
     return example
 
 
 def image(size: int, *, frames: int = 0) -> Tensor:
     """One normalized image, ``Tensor[1, 3, size, size]``, or a clip, ``Tensor[1, 3, frames, size, size]``."""
-    images = (synthetic_images(max(1, frames), size, size) - _MEAN) / _STD
+    (images,) = normalized(synthetic_images(max(1, frames), size, size))
     return images.transpose(0, 1)[None].contiguous() if frames else images
-
-
-def _fit_batch_norm(example: Example) -> None:
-    """Gives batch normalization the statistics of the example, so that signals neither fade nor grow with depth."""
-    norms = [module for module in example.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
-        return
-    for norm in norms:
-        norm.train()
-        norm.momentum = 1.0
-    with torch.no_grad():
-        example.model(*example.arguments)
-    for norm in norms:
-        norm.eval()

@@ -3,18 +3,10 @@
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 
-#include <algorithm>
 #include <string>
 
 namespace torch_trt_ext::python {
 namespace {
-
-constexpr const char* kEngines[] = {"TRTEngineExtension", "OpenVINOEngineExtension"};
-
-bool is_engine(const torch::jit::Object& object) {
-  const std::string name = object.type()->name()->name();
-  return std::any_of(std::begin(kEngines), std::end(kEngines), [&name](const char* engine) { return name == engine; });
-}
 
 std::string type_name(const py::handle& value) {
   return Py_TYPE(value.ptr())->tp_name;
@@ -22,14 +14,8 @@ std::string type_name(const py::handle& value) {
 
 }  // namespace
 
-EngineCall::EngineCall(const torch::jit::Object& engine) : engine_(engine._ivalue()), forward_(nullptr) {
-  const auto forward = is_engine(engine) ? engine.find_method("forward") : c10::nullopt;
-  if (!forward.has_value()) {
-    throw py::type_error("engine must be a TRTEngineExtension or an OpenVINOEngineExtension, got " +
-                         engine.type()->str() + "; pass the engine itself, as module.engine");
-  }
-  forward_ = &forward->function();
-}
+EngineCall::EngineCall(const torch::jit::Object& engine)
+    : engine_(engine._ivalue()), forward_(&engine.get_method("forward").function()) {}
 
 py::list EngineCall::operator()(const py::handle& inputs) const {
   if (!PyList_Check(inputs.ptr()) && !PyTuple_Check(inputs.ptr())) {

@@ -9,7 +9,7 @@ namespace torch_trt_ext::python {
 /// one argument needs no comparison with a schema.
 class EngineCall {
  public:
-  /// Throws py::type_error when the object is no engine.
+  /// torch_trt_ext.engine_call makes sure that the object is an engine.
   explicit EngineCall(const torch::jit::Object& engine);
 
   /// `inputs` is a list or tuple of tensors. Throws what forward throws, and py::type_error when it is something else.

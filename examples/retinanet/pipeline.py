@@ -17,6 +17,7 @@ from examples.retinanet.model import (
     cell_anchors,
 )
 from torch_trt_ext.engine_plan import EnginePlan
+from torch_trt_ext.optimizer.padded_detections import split_padded_detections
 
 _ENGINE_CLASSES = {
     "tensorrt": torch_trt_ext.TRTEngineExtension,
@@ -72,17 +73,4 @@ def build_postprocess_plan(model: RetinaNet, images: Tensor) -> EnginePlan:
 
 def to_detections(outputs: list[Tensor]) -> list[dict[str, Tensor]]:
     """Turns the engine's fixed-size outputs into torchvision's dictionaries, one an image, on the CPU."""
-    scores, boxes, classes = (output.cpu() for output in outputs)
-    batch, slots = scores.shape[:2]
-    boxes = boxes.reshape(batch, slots, 4)
-    found = []
-    for image in range(batch):
-        count = int((scores[image].flatten() > 0).sum())
-        found.append(
-            {
-                "boxes": boxes[image, :count],
-                "scores": scores[image].flatten()[:count],
-                "labels": classes[image].flatten()[:count].long(),
-            }
-        )
-    return found
+    return split_padded_detections(outputs)

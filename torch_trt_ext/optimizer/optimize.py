@@ -170,7 +170,7 @@ class _Job:
     ) -> tuple[ModelInput, Samples]:
         def sample(names: Sequence[str]) -> Samples:
             return make_samples(
-                test_data=list(test_data) if isinstance(test_data, tuple) else test_data,
+                test_data=_as_list(test_data),
                 input_shapes=input_shapes,
                 input_ranges=input_ranges,
                 inputs=inputs,
@@ -187,7 +187,7 @@ class _Job:
 
     def read_calibration(self, calib_data: Sequence[tuple[Any, ...]]) -> list[str]:
         """Keeps the calibration data, on the device that they are on; what is to be said of them."""
-        self.calibration = check_items(list(calib_data) if isinstance(calib_data, tuple) else calib_data, "calib_data")
+        self.calibration = check_items(_as_list(calib_data), "calib_data")
         count = len(self.calibration)
         if not count:
             return ["there are no calib_data, so 8-bit ranges come from the test data alone"]
@@ -362,6 +362,11 @@ class _Job:
 
     def _no_progress(self) -> bool:
         return not (self.config.progress and sys.stderr.isatty())
+
+
+def _as_list(data: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
+    """A tuple, as the default is one, is taken for the list that it should be."""
+    return list(data) if isinstance(data, tuple) else data
 
 
 def _beyond(calls: Sequence[Sequence[Tensor]], calibration: Sequence[Sequence[Tensor]]) -> float:

@@ -54,11 +54,9 @@ class Calibration:
 
     Attributes:
         ranges: ONNX Runtime's, by tensor.
-        calls: how many calls they come from.
     """
 
     ranges: Any
-    calls: int
 
 
 def missing_for_quantization() -> str:
@@ -104,7 +102,7 @@ def calibrate(
         calls: the inputs of each call, by name.
         method: "entropy" for the range that loses least information, "percentile" for one that leaves the largest
             values out, "max" for all.
-        percentile: of absolute values, for "percentile"; in (0, 100].
+        percentile: of absolute values, for "percentile"; from 1 to 100.
 
     Raises:
         RuntimeError: ONNX Runtime is missing, or does not run the model.
@@ -139,7 +137,7 @@ def calibrate(
             ranges = calibrator.compute_data()
         except Exception as error:  # ONNX Runtime raises errors of its own, of many types
             raise RuntimeError(f"ONNX Runtime cannot calibrate the model: {first_line(error)}") from error
-    return Calibration(ranges, len(calls))
+    return Calibration(ranges)
 
 
 def to_8_bit(model: onnx.ModelProto, calibration: Calibration, *, keep: Collection[str] = ()) -> onnx.ModelProto:
@@ -151,11 +149,8 @@ def to_8_bit(model: onnx.ModelProto, calibration: Calibration, *, keep: Collecti
         keep: names of nodes that stay as they are.
 
     Raises:
-        RuntimeError: ONNX Runtime is missing, or cannot quantize the model.
+        RuntimeError: ONNX Runtime cannot quantize the model.
     """
-    problem = missing_for_quantization()
-    if problem:
-        raise RuntimeError(problem)
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
