@@ -1,8 +1,7 @@
 #include <cooperative_groups.h>
 
-#include <atomic>
-
 #include "common/dispatch_element.h"
+#include "common/once_a_device.h"
 #include "common/vector_access.cuh"
 #include "common/workspace.h"
 #include "layers/group_norm_elements.cuh"
@@ -212,27 +211,9 @@ cudaError_t look_at_device(int ordinal, GroupNormDevice& device) {
   return status;
 }
 
-/// The current device, which is looked at once.
 cudaError_t current_device(GroupNormDevice& device) {
-  constexpr int kDevices = 64;
-  static std::atomic<GroupNormDevice> known[kDevices];
-  int ordinal = 0;
-  cudaError_t status = cudaGetDevice(&ordinal);
-  if (status != cudaSuccess) {
-    return status;
-  }
-  if (ordinal < kDevices) {
-    device = known[ordinal].load(std::memory_order_relaxed);
-    if (device.multiprocessors > 0) {
-      return cudaSuccess;
-    }
-  }
-  status = look_at_device(ordinal, device);
-  if (status == cudaSuccess && ordinal < kDevices) {
-    // Threads that are here at once find the same.
-    known[ordinal].store(device, std::memory_order_relaxed);
-  }
-  return status;
+  static OnceADevice<GroupNormDevice> known;
+  return known.get(device, look_at_device);
 }
 
 template <class T, uint32_t kLength>

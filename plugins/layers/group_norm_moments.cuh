@@ -6,8 +6,6 @@
 
 namespace torch_trt_ext::plugins {
 
-constexpr uint32_t kAllLanes = 0xFFFFFFFFU;
-
 __device__ __forceinline__ uint32_t lane_index() {
   return threadIdx.x % kWarpThreads;
 }

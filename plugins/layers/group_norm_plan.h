@@ -33,6 +33,9 @@ struct GroupNormDevice {
   int32_t multiprocessors;
   /// Whether clusters of kMaxClusterBlocks can be launched there.
   bool has_clusters;
+
+  /// Whether it is known.
+  explicit operator bool() const { return multiprocessors > 0; }
 };
 
 /// How a launch goes about it.

@@ -3,11 +3,10 @@
 #include <cstdint>
 
 #include "common/host_device.h"
+#include "common/warp.h"
 #include "layers/group_norm_kernels.h"
 
 namespace torch_trt_ext::plugins {
-
-constexpr uint32_t kWarpThreads = 32;
 
 /// Division of numbers below 2^31 by one from 1 to 2^31 - 1 that is the same for a whole launch; exact.
 ///

@@ -1,7 +1,6 @@
 #include <cooperative_groups.h>
 
-#include <atomic>
-
+#include "common/once_a_device.h"
 #include "retinanet/candidate_work.h"
 #include "retinanet/dispatch.h"
 #include "retinanet/key_range.cuh"
@@ -162,37 +161,22 @@ __global__ void __launch_bounds__(kScanThreads) refine_kernel(const __grid_const
   }
 }
 
-/// Blocks of `kernel` that fit on the current device at once; found out once a device.
+/// Blocks of the kernel that fit on the current device at once.
 template <class T, bool kSigmoid>
-cudaError_t resident_blocks(int* blocks) {
-  constexpr int kMaxDevices = 64;
-  static std::atomic<int> known[kMaxDevices];
-  int device = 0;
-  cudaError_t status = cudaGetDevice(&device);
-  if (status != cudaSuccess) {
-    return status;
-  }
-  *blocks = device < kMaxDevices ? known[device].load(std::memory_order_relaxed) : 0;
-  if (*blocks != 0) {
-    return cudaSuccess;
-  }
-  int multiprocessors = 0;
-  status = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  if (status != cudaSuccess) {
-    return status;
-  }
-  int blocks_per_multiprocessor = 0;
-  status = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks_per_multiprocessor, refine_kernel<T, kSigmoid>,
-                                                         static_cast<int>(kScanThreads), 0);
-  if (status != cudaSuccess) {
-    return status;
-  }
-  *blocks = multiprocessors * blocks_per_multiprocessor;
-  // Threads that get here together store the same number.
-  if (device < kMaxDevices) {
-    known[device].store(*blocks, std::memory_order_relaxed);
-  }
-  return cudaSuccess;
+cudaError_t resident_blocks(int& blocks) {
+  static OnceADevice<int> known;
+  return known.get(blocks, [](int device, int& found) {
+    int multiprocessors = 0;
+    const cudaError_t status = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    if (status != cudaSuccess) {
+      return status;
+    }
+    int blocks_per_multiprocessor = 0;
+    const cudaError_t asked = cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+        &blocks_per_multiprocessor, refine_kernel<T, kSigmoid>, static_cast<int>(kScanThreads), 0);
+    found = multiprocessors * blocks_per_multiprocessor;
+    return asked;
+  });
 }
 
 }  // namespace
@@ -203,7 +187,7 @@ cudaError_t launch_refine(const CandidateWork& work, ElementType type, ScoreActi
     using T = decltype(element);
     constexpr bool kSigmoid = decltype(is_sigmoid)::value;
     int blocks = 0;
-    const cudaError_t status = resident_blocks<T, kSigmoid>(&blocks);
+    const cudaError_t status = resident_blocks<T, kSigmoid>(blocks);
     if (status != cudaSuccess) {
       return status;
     }

@@ -2,12 +2,10 @@
 
 #include <cstdint>
 
+#include "common/warp.h"
 #include "retinanet/candidate_work.h"
 
 namespace torch_trt_ext::plugins {
-
-constexpr uint32_t kWarpThreads = 32;
-constexpr uint32_t kAllLanes = 0xFFFFFFFFU;
 
 /// The least shift that maps [low, high] to kKeyBins bins.
 __device__ __forceinline__ uint32_t bin_shift(CandidateKey low, CandidateKey high) {

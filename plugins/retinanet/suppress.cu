@@ -1,14 +1,13 @@
 #include "retinanet/suppress.h"
 
 #include "common/load_float.cuh"
+#include "common/warp.h"
 #include "retinanet/box_math.h"
 #include "retinanet/dispatch.h"
 
 namespace torch_trt_ext::plugins {
 namespace {
 
-constexpr uint32_t kWarpThreads = 32;
-constexpr uint32_t kAllLanes = 0xFFFFFFFFU;
 constexpr uint32_t kBlockThreads = 1024;
 /// Candidates that are settled together; the block's threads are this many candidates times kParts.
 constexpr uint32_t kChunk = 256;
