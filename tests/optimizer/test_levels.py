@@ -132,7 +132,10 @@ def test_model_without_products_is_not_in_8_bits() -> None:
 
     _, report = optimize(Elementwise())
     assert "int8" not in {engine["precision"] for engine in report["engines"]}
-    assert report["engines"] or any("8 bits" in entry["reason"] for entry in report["left_in_torch"])
+    _, in_16_bits = optimize(Elementwise(), "o1")
+    precisions = [engine["precision"] for engine in in_16_bits["engines"]]
+    assert len(precisions) == 1
+    assert [engine["precision"] for engine in report["engines"]] == precisions
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from torch_trt_ext.optimizer.candidates import (
 )
 from torch_trt_ext.optimizer.engine_builder import EngineBuilder, Level, Precision
 from torch_trt_ext.optimizer.messages import first_line
+from torch_trt_ext.optimizer.quantization import quantizable_nodes
 from torch_trt_ext.optimizer.script_module import wrap
 from torch_trt_ext.optimizer.subgraphs import Subgraph, SubgraphFactory
 from torch_trt_ext.optimizer.summary import Outcome
@@ -99,9 +100,9 @@ class Trials:
         with bar:
             for subgraph, candidate in self._build(subgraphs, precision, bar.update):
                 self._judge(candidate)
-                if candidate.inaccurate and may_mix(self._builder, precision):
+                if candidate.inaccurate and may_mix(self._builder, candidate.precision):
                     candidate = self._mend(candidate)
-                for wider in precisions[precisions.index(precision) + 1 :]:
+                for wider in precisions[precisions.index(candidate.precision) + 1 :]:
                     if not candidate.inaccurate:
                         break
                     reason = candidate.rejected
@@ -203,7 +204,10 @@ class Trials:
         workers = self._config.build_threads or os.cpu_count() or 1
         built = []
         with concurrent.futures.ThreadPoolExecutor(workers if self._builder.parallel else 1) as pool:
-            jobs = [(subgraph, pool.submit(build, self._factory, subgraph, precision)) for subgraph in subgraphs]
+            jobs = [
+                (subgraph, pool.submit(build, self._factory, subgraph, self._suited(subgraph, precision)))
+                for subgraph in subgraphs
+            ]
             for subgraph, job in jobs:
                 try:
                     built.append((subgraph, job.result()))
@@ -212,6 +216,13 @@ class Trials:
                     self._outcome.leave(subgraph.nodes, dict.fromkeys(subgraph.nodes, reason))
                 advance()
         return built
+
+    def _suited(self, subgraph: Subgraph, precision: Precision) -> Precision:
+        """The precision, or the next one where none of the subgraph's nodes can compute in 8 bits."""
+        assert subgraph.model is not None
+        if precision == "int8" and not quantizable_nodes(subgraph.model):
+            return self._builder.ladder(self._level)[1]
+        return precision
 
     def _assemble(self, accepted: list[Candidate]) -> Attempt:
         replacements = {}
