@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.util
 import json
-import os
 import statistics
 import tempfile
 import threading
@@ -25,6 +23,7 @@ from typing import Any, List  # noqa: UP035  (what TorchScript reads)
 import torch
 from torch import Tensor, nn
 
+from benchmarks.engine_peers import compile_naive_engine, torch_tensorrt_call
 from benchmarks.models import build_case
 from benchmarks.peers import TensorRTContext, to_onnx
 from benchmarks.results import Results, header, what, write
@@ -135,28 +134,6 @@ def engine_of(plan: EnginePlan, *, graphs: bool = False) -> Any:
     return engine
 
 
-def compile_naive_engine() -> Any:
-    """The class of benchmarks/naive_engine.cpp, compiled at the first call on a machine."""
-    from torch.utils.cpp_extension import load
-
-    headers = importlib.util.find_spec("kernel_lens")
-    folders = (
-        [str(Path(next(iter(headers.submodule_search_locations or []))) / "include" / "tensorrt")] if headers else []
-    )
-    root = os.environ.get("TENSORRT_ROOT")
-    if root:
-        folders.append(f"{root}/include")
-    load(
-        "naive_engine",
-        [str(Path(__file__).with_name("naive_engine.cpp"))],
-        extra_include_paths=folders,
-        extra_ldflags=([f"-L{root}"] if root else []) + ["-lnvinfer"],
-        with_cuda=True,
-        is_python_module=False,
-    )
-    return torch.classes.naive_engine.NaiveEngine
-
-
 def host_microseconds(call: Callable[[], object], calls: int = CALLS_AT_ONCE) -> float:
     """Median host time of one call, where ``call`` makes ``calls`` at once; the GPU is waited for between, untimed."""
     times = []
@@ -264,10 +241,14 @@ def _latencies(plan: EnginePlan, x: Tensor, expected: list[Tensor], stream: torc
     return found
 
 
+def _four_shapes() -> list[list[Tensor]]:
+    return [[torch.rand(batch, 3, 8, 8, device="cuda")] for batch in (1, 2, 7, 64)]
+
+
 def measure_shapes(bench: Bench) -> Results:
     """Four shapes in turn with CUDA graphs on: how many recordings, how much host time."""
     engine = engine_of(bench.tiny_of_many_shapes, graphs=True)
-    inputs = [[torch.rand(batch, 3, 8, 8, device="cuda")] for batch in (1, 2, 7, 64)]
+    inputs = _four_shapes()
 
     def run() -> None:
         for x in inputs:
@@ -276,11 +257,10 @@ def measure_shapes(bench: Bench) -> Results:
     for _ in range(10):
         run()
     warm = engine.counters()["graph_captures"]
-    microseconds = host_microseconds(run, len(inputs))
     return {
         "captures of the warm-up": warm,
+        "host microseconds a call": host_microseconds(run, len(inputs)),
         "captures after it": engine.counters()["graph_captures"] - warm,
-        "host microseconds a call": microseconds,
         "contexts": engine.counters()["contexts"],
     }
 
@@ -411,6 +391,24 @@ def measure_load(bench: Bench) -> Results:
         }
 
 
+def measure_torch_tensorrt(bench: Bench) -> Results:
+    """Microseconds of host time a call by Torch-TensorRT's runtime, of one shape and of four in turn."""
+    plan, x = bench.tiny
+    call = torch_tensorrt_call(plan)
+    assert compare(2 * x + 1, call([x])[0]).within(TOLERANCE)
+    results: Results = {}
+    for where, stream in (("side stream", torch.cuda.Stream()), ("default stream", torch.cuda.default_stream())):
+        with torch.cuda.stream(stream), torch.no_grad():
+            results[f"from Python, {where}"] = host_microseconds(repeated(lambda: call([x])))
+    plan, inputs = bench.tiny_of_many_shapes, _four_shapes()
+    for word, graphs in (("off", False), ("on", True)):
+        call = torch_tensorrt_call(plan, graphs=graphs)
+        results[f"four shapes in turn, CUDA graphs {word}"] = host_microseconds(
+            lambda call=call: [call(x) for x in inputs], len(inputs)
+        )
+    return results
+
+
 MEASUREMENTS: dict[str, Callable[[Bench], Results]] = {
     "host": measure_host,
     "latency": measure_latency,
@@ -418,6 +416,8 @@ MEASUREMENTS: dict[str, Callable[[Bench], Results]] = {
     "threads": measure_threads,
     "memory": measure_memory,
     "load": measure_load,
+    # The last, since another's library may end the process.
+    "Torch-TensorRT": measure_torch_tensorrt,
 }
 
 
