@@ -371,8 +371,8 @@ def test_postprocess_of_eight_levels() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_postprocess_of_more_candidates_than_have_room(kind: str, dtype: torch.dtype) -> None:
     torch.manual_seed(10)
-    # 72,000 scores, and room for 65,536 keys.
-    big = make_level(2, (80, 36), num_anchors=5, num_classes=5, kind=kind, dtype=dtype)
+    # 36,000 scores, and room for 32,768 keys.
+    big = make_level(2, (40, 36), num_anchors=5, num_classes=5, kind=kind, dtype=dtype)
     small = make_level(2, (5, 7), num_anchors=5, num_classes=5, kind=kind, dtype=dtype, stride=16)
     candidates = Candidates(topk_candidates=300, score_thresh=0.0)
     suppression = Suppression(max_detections_per_image=100)
@@ -382,7 +382,7 @@ def test_postprocess_of_more_candidates_than_have_room(kind: str, dtype: torch.d
 
 def test_postprocess_of_more_logits_than_have_room() -> None:
     torch.manual_seed(11)
-    level = make_level(1, (80, 36), num_anchors=5, num_classes=5, is_sigmoid=True)
+    level = make_level(1, (40, 36), num_anchors=5, num_classes=5, is_sigmoid=True)
     check(
         [level], Candidates(is_sigmoid=True, topk_candidates=1000, score_thresh=0.001), Suppression(), seeds=SEEDS[2:]
     )

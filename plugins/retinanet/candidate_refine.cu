@@ -48,10 +48,6 @@ __device__ __forceinline__ void count_keys(const CandidateWork& work, const KeyR
   }
 }
 
-__device__ __forceinline__ uint32_t* histogram_of(const CandidateWork& work, uint32_t pair) {
-  return work.histograms + static_cast<int64_t>(pair) * kKeyBins;
-}
-
 /// Narrows one pair's range to the bin that holds its K-th best key, and clears the pair's histogram. The search is
 /// over when the keys from there up fit.
 __device__ void narrow_pair(const CandidateWork& work, uint32_t entry, uint32_t* bins, uint32_t* warp_sums,
@@ -60,8 +56,7 @@ __device__ void narrow_pair(const CandidateWork& work, uint32_t entry, uint32_t*
   if (__ldcg(&state.done) != 0) {
     return;
   }
-  const uint32_t pair = __ldcg(&work.overflowed[entry]);
-  uint32_t* histogram = histogram_of(work, pair);
+  uint32_t* histogram = work.histograms + static_cast<int64_t>(entry) * kKeyBins;
   for (uint32_t bin = threadIdx.x; bin < kKeyBins; bin += kScanThreads) {
     bins[bin] = __ldcg(&histogram[bin]);
     histogram[bin] = 0;
@@ -70,6 +65,7 @@ __device__ void narrow_pair(const CandidateWork& work, uint32_t entry, uint32_t*
   const KeyRange range = state.range;
   const BinChoice chosen = choose_bin<kScanThreads>(bins, warp_sums, choice, work.topk - range.above);
   if (threadIdx.x == 0) {
+    const uint32_t pair = __ldcg(&work.overflowed[entry]);
     const KeyRange inner = narrow_range(range, chosen.bin, range.above + chosen.keys_above);
     state.range = inner;
     if (inner.above + chosen.keys <= work.levels[pair % work.num_levels].capacity) {
@@ -81,33 +77,10 @@ __device__ void narrow_pair(const CandidateWork& work, uint32_t entry, uint32_t*
   __syncthreads();
 }
 
-/// Adds the keys in `range` to the pair's histogram: those of the calling block's tiles, from number `first` on.
-template <class T, bool kSigmoid>
-__device__ void count_pair(const CandidateWork& work, const LevelWork& level, uint32_t pair, const KeyRange& range,
-                           uint32_t first, uint32_t* bins) {
-  for (uint32_t bin = threadIdx.x; bin < kKeyBins; bin += kScanThreads) {
-    bins[bin] = 0;
-  }
-  __syncthreads();
-  for (uint32_t chunk = first; chunk < level.chunks_per_image; chunk += gridDim.x) {
-    const ScoreTile<T, kSigmoid> tile(work, level, pair / work.num_levels, chunk);
-    count_keys(work, range, tile, bins);
-  }
-  __syncthreads();
-  uint32_t* histogram = histogram_of(work, pair);
-  for (uint32_t bin = threadIdx.x; bin < kKeyBins; bin += kScanThreads) {
-    if (bins[bin] != 0) {
-      atomicAdd(&histogram[bin], bins[bin]);
-    }
-  }
-  __syncthreads();
-}
-
 /// All blocks of the grid are on the device at once and wait for each other between the steps.
 ///
-/// Every round narrows the ranges of the pairs that are left 1024-fold, the first by scan_kernel's histograms, which is
-/// usually enough: most keys differ in the first ten bits that can differ. Further ones read the scores. The last read
-/// collects.
+/// Every round reads the scores of the pairs that are left and narrows their ranges 1024-fold, usually once: most keys
+/// differ in the first ten bits that can differ. The last read collects.
 template <class T, bool kSigmoid>
 __global__ void __launch_bounds__(kScanThreads) refine_kernel(const __grid_constant__ CandidateWork work) {
   __shared__ uint32_t bins[kKeyBins];
@@ -121,11 +94,13 @@ __global__ void __launch_bounds__(kScanThreads) refine_kernel(const __grid_const
   }
   const auto grid = cooperative_groups::this_grid();
   const auto pair_level = [&](uint32_t pair) -> const LevelWork& { return work.levels[pair % work.num_levels]; };
-  if (threadIdx.x == 0) {
-    for (uint32_t entry = blockIdx.x; entry < entries; entry += gridDim.x) {
+  for (uint32_t entry = blockIdx.x; entry < entries; entry += gridDim.x) {
+    for (uint32_t bin = threadIdx.x; bin < kKeyBins; bin += kScanThreads) {
+      work.histograms[static_cast<int64_t>(entry) * kKeyBins + bin] = 0;
+    }
+    if (threadIdx.x == 0) {
       work.refine_states[entry].range = whole_range(work.score_thresh);
       work.refine_states[entry].done = 0;
-      work.refined[__ldcg(&work.overflowed[entry])] = 1;
     }
   }
   if (blockIdx.x == 0 && threadIdx.x == 0) {
@@ -133,15 +108,7 @@ __global__ void __launch_bounds__(kScanThreads) refine_kernel(const __grid_const
   }
   grid.sync();
 
-  const auto narrow_all = [&] {
-    for (uint32_t entry = blockIdx.x; entry < entries; entry += gridDim.x) {
-      narrow_pair(work, entry, bins, warp_sums, &choice);
-    }
-    grid.sync();
-  };
-  narrow_all();
-  // Nobody changes the number between here, where all blocks read it, and the next synchronization.
-  for (uint32_t round = 1; round < kMaxRounds && __ldcg(work.num_unresolved) != 0; ++round) {
+  for (uint32_t round = 0; round < kMaxRounds && __ldcg(work.num_unresolved) != 0; ++round) {
     TileDealer dealer;
     for (uint32_t entry = 0; entry < entries; ++entry) {
       const RefineState& state = work.refine_states[entry];
@@ -151,13 +118,32 @@ __global__ void __launch_bounds__(kScanThreads) refine_kernel(const __grid_const
       const uint32_t pair = __ldcg(&work.overflowed[entry]);
       const LevelWork& level = pair_level(pair);
       const uint32_t first = dealer.first(level.chunks_per_image);
-      if (first < level.chunks_per_image) {
-        const KeyRange range = state.range;
-        count_pair<T, kSigmoid>(work, level, pair, range, first, bins);
+      if (first >= level.chunks_per_image) {
+        continue;
       }
+      const KeyRange range = state.range;
+      for (uint32_t bin = threadIdx.x; bin < kKeyBins; bin += kScanThreads) {
+        bins[bin] = 0;
+      }
+      __syncthreads();
+      for (uint32_t chunk = first; chunk < level.chunks_per_image; chunk += gridDim.x) {
+        const ScoreTile<T, kSigmoid> tile(work, level, pair / work.num_levels, chunk);
+        count_keys(work, range, tile, bins);
+      }
+      __syncthreads();
+      uint32_t* histogram = work.histograms + static_cast<int64_t>(entry) * kKeyBins;
+      for (uint32_t bin = threadIdx.x; bin < kKeyBins; bin += kScanThreads) {
+        if (bins[bin] != 0) {
+          atomicAdd(&histogram[bin], bins[bin]);
+        }
+      }
+      __syncthreads();
     }
     grid.sync();
-    narrow_all();
+    for (uint32_t entry = blockIdx.x; entry < entries; entry += gridDim.x) {
+      narrow_pair(work, entry, bins, warp_sums, &choice);
+    }
+    grid.sync();
   }
 
   TileDealer dealer;
@@ -168,7 +154,7 @@ __global__ void __launch_bounds__(kScanThreads) refine_kernel(const __grid_const
     const uint32_t first = dealer.first(level.chunks_per_image);
     for (uint32_t chunk = first; chunk < level.chunks_per_image; chunk += gridDim.x) {
       const ScoreTile<T, kSigmoid> tile(work, level, pair / work.num_levels, chunk);
-      append_candidates(work, level, pair / work.num_levels, pair, tile, cutoff, shared, NoCounts());
+      append_candidates(work, level, pair / work.num_levels, pair, tile, cutoff, shared);
       // `shared` is written again for the next tile.
       __syncthreads();
     }

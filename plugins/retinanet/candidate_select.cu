@@ -39,25 +39,20 @@ __device__ __forceinline__ void for_each_key(const CandidateKey* keys, uint32_t 
 }
 
 /// A key that no more than kSortCapacity of the pair's keys, but at least K, are not below.
-__device__ CandidateKey find_cutoff(const CandidateWork& work, uint32_t pair, const CandidateKey* keys, uint32_t count,
+__device__ CandidateKey find_cutoff(const CandidateWork& work, const CandidateKey* keys, uint32_t count,
                                     SortMemory& memory) {
   KeyRange range = whole_range(work.score_thresh);
-  const uint32_t* histogram = work.histograms + static_cast<int64_t>(pair) * kKeyBins;
-  const bool counted = work.refined[pair] == 0;
   for (uint32_t round = 0; round < kMaxRounds; ++round) {
-    const bool known = counted && round == 0;
     for (uint32_t bin = threadIdx.x; bin < kKeyBins; bin += kSortThreads) {
-      memory.bins[bin] = known ? histogram[bin] : 0;
+      memory.bins[bin] = 0;
     }
     __syncthreads();
-    if (!known) {
-      for_each_key(keys, count, [&](CandidateKey key) {
-        if (key >= range.low && key <= range.high) {
-          atomicAdd(&memory.bins[key_bin(range, key)], 1U);
-        }
-      });
-      __syncthreads();
-    }
+    for_each_key(keys, count, [&](CandidateKey key) {
+      if (key >= range.low && key <= range.high) {
+        atomicAdd(&memory.bins[key_bin(range, key)], 1U);
+      }
+    });
+    __syncthreads();
     const BinChoice chosen =
         choose_bin<kSortThreads>(memory.bins, memory.warp_sums, &memory.choice, work.topk - range.above);
     range = narrow_range(range, chosen.bin, range.above + chosen.keys_above);
@@ -79,7 +74,7 @@ __global__ void __launch_bounds__(kSortThreads, 1)
   const CandidateKey* keys = pair_keys(work, level, pair);
   uint32_t taken = count;
   if (count > kSortCapacity) {
-    const CandidateKey cutoff = find_cutoff(work, pair, keys, count, memory);
+    const CandidateKey cutoff = find_cutoff(work, keys, count, memory);
     if (threadIdx.x == 0) {
       memory.count = 0;
     }

@@ -10,7 +10,7 @@ namespace torch_trt_ext::plugins {
 namespace {
 
 /// Keys an image and level that are kept before refine_kernel has to read the scores again.
-constexpr int64_t kManyKeys = 65536;
+constexpr int64_t kManyKeys = 32768;
 /// Bytes of keys of all images and levels past which fewer are kept: large batches seldom have large counts everywhere.
 constexpr int64_t kKeyBytes = int64_t{128} << 20;
 
@@ -57,11 +57,10 @@ size_t lay_out(const Heads& heads, int32_t topk_candidates, void* workspace, Can
   work->num_overflowed = parts.take<uint32_t>(1);
   work->num_unresolved = parts.take<uint32_t>(1);
   work->counts = parts.take<uint32_t>(pairs);
-  work->refined = parts.take<uint32_t>(pairs);
-  work->histograms = parts.take<uint32_t>(pairs * kKeyBins);
   *cleared_bytes = parts.size_bytes();
   work->overflowed = parts.take<uint32_t>(pairs);
   work->refine_states = parts.take<RefineState>(pairs);
+  work->histograms = parts.take<uint32_t>(pairs * kKeyBins);
   for (int32_t index = 0; index < heads.num_levels; ++index) {
     const Capacity capacity = level_capacity(heads, heads.levels[index], topk_candidates);
     work->levels[index].keys = parts.take<CandidateKey>(capacity.total);

@@ -29,7 +29,7 @@ struct KeyRange {
   uint32_t above;
 };
 
-/// The search for one pair's cutoff. Set by refine_kernel alone.
+/// The search for one image's cutoff in one level. Set by refine_kernel alone.
 struct RefineState {
   KeyRange range;
   uint32_t done;
@@ -69,18 +69,15 @@ struct CandidateWork {
   float head_thresh;
   BoxConvention convention;
   ImageSizes image_sizes;
-  /// Keys found a pair; may exceed the capacity until refine_kernel is done. Zero at first, like the next four.
+  /// Keys found a pair; may exceed the capacity until refine_kernel is done. Zero at first, like the next two.
   uint32_t* counts;
   uint32_t* num_overflowed;
   uint32_t* num_unresolved;
-  /// Whether a pair's histogram is used up.
-  uint32_t* refined;
-  /// A histogram a pair: scan_kernel's is of all its keys in the bins of whole_range.
-  uint32_t* histograms;
   /// Pairs that found more keys than they have room for, in any order.
   uint32_t* overflowed;
   /// One a pair of `overflowed`.
   RefineState* refine_states;
+  uint32_t* histograms;
 };
 
 /// Where candidates go, [N, L * K] each; a null pointer is skipped.
@@ -96,8 +93,7 @@ struct CandidateOutputs {
   float* classes;
 };
 
-/// One read of all scores: collects the keys of those over the threshold, counts them by bins, and lists the pairs that
-/// overflow.
+/// One read of all scores: collects the keys of those over the threshold and lists the pairs that overflow.
 cudaError_t launch_scan(const CandidateWork& work, ElementType type, ScoreActivation activation, cudaStream_t stream);
 
 /// Finds the K-th best key of every overflowed pair and collects the keys from there up. Returns at once, on the

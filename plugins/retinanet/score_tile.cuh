@@ -149,22 +149,12 @@ class ScoreTile {
   uint32_t mask_ = 0;
 };
 
-/// Counts nothing; see append_candidates.
-struct NoCounts {
-  __device__ __forceinline__ void begin(uint32_t /*found*/) {}
-  __device__ __forceinline__ void add(CandidateKey /*key*/) {}
-  __device__ __forceinline__ void end() {}
-};
-
 /// Appends the tile's candidates whose keys are not below `cutoff` to the pair's keys. Called by all threads of the
 /// block; `shared` has two elements, and the block must synchronize before it uses them for something else.
-///
-/// Where there are any, `counts` is told: begin(how many the block found), then, after the block has synchronized,
-/// add(key) for each, by the thread that found it, and end().
-template <class Tile, class Counts>
+template <class Tile>
 __device__ __forceinline__ void append_candidates(const CandidateWork& work, const LevelWork& level, uint32_t image,
                                                   uint32_t pair, const Tile& tile, CandidateKey cutoff,
-                                                  uint32_t* shared, Counts&& counts) {
+                                                  uint32_t* shared) {
   uint32_t& block_count = shared[0];
   uint32_t& block_start = shared[1];
   if (threadIdx.x == 0) {
@@ -185,7 +175,6 @@ __device__ __forceinline__ void append_candidates(const CandidateWork& work, con
   if (block_count == 0) {
     return;
   }
-  counts.begin(block_count);
   if (threadIdx.x == 0) {
     const uint32_t before = atomicAdd(&work.counts[pair], block_count);
     block_start = before;
@@ -197,15 +186,10 @@ __device__ __forceinline__ void append_candidates(const CandidateWork& work, con
   __syncthreads();
   slot += block_start;
   CandidateKey* keys = level.keys + static_cast<int64_t>(image) * level.capacity;
-  for (; mask != 0; mask &= mask - 1) {
-    const CandidateKey key = tile.key(work, lowest_bit(mask));
-    if (slot < level.capacity) {
-      keys[slot] = key;
-    }
+  for (; mask != 0 && slot < level.capacity; mask &= mask - 1) {
+    keys[slot] = tile.key(work, lowest_bit(mask));
     ++slot;
-    counts.add(key);
   }
-  counts.end();
 }
 
 }  // namespace torch_trt_ext::plugins
