@@ -41,11 +41,26 @@ TOLERANCE = 0.05
 
 #: Calls of a tiny engine between two waits for the GPU: few enough that its queue never fills.
 CALLS_AT_ONCE = 50
-BATCHES = 60
+ROUNDS = 12
+BATCHES = 8
+UNCOUNTED_BATCHES = 2
 
 THREADS = 8
 SECONDS_OF_THREADS = 2.0
 TURNS_OF_THREADS = 3
+
+
+#: Steps of a call that ``benchmarks/naive_engine.cpp`` times by themselves.
+STEPS = (
+    "an output allocated and freed",
+    "an address set",
+    "an event recorded",
+    "device, stream and capture asked for",
+    "enqueueV3",
+)
+
+#: A stream, and calls to make on it.
+Way = tuple[torch.cuda.Stream, Callable[[], object]]
 
 
 class Tiny(nn.Module):
@@ -134,17 +149,23 @@ def engine_of(plan: EnginePlan, *, graphs: bool = False) -> Any:
     return engine
 
 
-def host_microseconds(call: Callable[[], object], calls: int = CALLS_AT_ONCE) -> float:
-    """Median host time of one call, where ``call`` makes ``calls`` at once; the GPU is waited for between, untimed."""
-    times = []
-    for batch in range(BATCHES + 10):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        call()
-        if batch >= 10:
-            times.append((time.perf_counter() - start) / calls)
+def host_microseconds(ways: dict[str, Way], calls: int = CALLS_AT_ONCE) -> Results:
+    """Median host time of one call in each way, where each makes ``calls`` at once, all in turn on streams of theirs.
+
+    The GPU is waited for between, untimed. Each turn is several batches, of which the first are not counted.
+    """
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, (stream, call) in ways.items():
+            with torch.cuda.stream(stream), torch.no_grad():
+                for batch in range(BATCHES):
+                    torch.cuda.synchronize()
+                    start = time.perf_counter()
+                    call()
+                    if batch >= UNCOUNTED_BATCHES:
+                        times[name].append((time.perf_counter() - start) / calls)
     torch.cuda.synchronize()
-    return round(statistics.median(times) * 1e6, 3)
+    return {name: round(statistics.median(found) * 1e6, 3) for name, found in times.items()}
 
 
 def repeated(call: Callable[[], object]) -> Callable[[], None]:
@@ -160,41 +181,32 @@ def measure_host(bench: Bench) -> Results:
     plan, x = bench.tiny
     expected = 2 * x + 1
     raw = TensorRTContext(plan.data, {"input_0": x})
-    side = torch.cuda.Stream()
+    side, default = torch.cuda.Stream(), torch.cuda.default_stream()
     engines = {"ours": engine_of(plan), "ours, CUDA graphs": engine_of(plan, graphs=True)}
-    results: Results = {
-        "layers": len(json.loads(engines["ours"].layer_info())["Layers"]),
-        "raw execute_async_v3 from Python": host_microseconds(repeated(lambda: raw.enqueue(side))),
-    }
+    facts: Results = {"layers": len(json.loads(engines["ours"].layer_info())["Layers"])}
+    ways: dict[str, Way] = {"raw execute_async_v3 from Python": (side, repeated(lambda: raw.enqueue(side)))}
     try:
-        naive = engines["naive torch class"] = compile_naive_engine()(plan.data)
-        with torch.cuda.stream(side):
-            outputs = naive.forward([x])
-            results["raw enqueueV3 in C++"] = host_microseconds(lambda: naive.enqueue(CALLS_AT_ONCE))
-        del outputs
+        naive_class = compile_naive_engine()
+        engines["naive torch class"] = naive_class(plan.data)
+        one_by_one = naive_class(plan.data)
+        one_by_one.prepare([x])
+        for step in STEPS:
+            ways[f"in C++: {step}"] = side, functools.partial(one_by_one.repeat, step, CALLS_AT_ONCE)
     except Exception as error:  # a compiler or headers may be missing
-        results["naive torch class"] = f"failed: {error}"[:300]
+        facts["naive torch class"] = f"failed: {error}"[:300]
+    inputs = [x]
     for name, engine in engines.items():
-        assert compare(expected, engine.forward([x])[0]).within(TOLERANCE), name
-        inputs = [x]
+        assert compare(expected, engine.forward(inputs)[0]).within(TOLERANCE), name
         loop = torch.jit.script(Loop(engine))
-        for where, stream in (("side stream", side), ("default stream", torch.cuda.default_stream())):
-            with torch.cuda.stream(stream), torch.no_grad():
-                results[f"{name}, from Python, {where}"] = host_microseconds(
-                    repeated(lambda engine=engine, inputs=inputs: engine.forward(inputs))
-                )
-                if name != "naive torch class":
-                    call = engine_call(engine)
-                    results[f"{name}, engine_call from Python, {where}"] = host_microseconds(
-                        repeated(lambda call=call, inputs=inputs: call(inputs))
-                    )
-                results[f"{name}, in a scripted loop, {where}"] = host_microseconds(
-                    lambda loop=loop, inputs=inputs: loop(inputs, CALLS_AT_ONCE)
-                )
-    with torch.no_grad():
-        eager = Tiny()
-        results["eager PyTorch, two operators"] = host_microseconds(repeated(lambda: eager(x)))
-    return results
+        for where, stream in (("side stream", side), ("default stream", default)):
+            ways[f"{name}, from Python, {where}"] = stream, repeated(functools.partial(engine.forward, inputs))
+            if engine is not engines.get("naive torch class"):
+                call = functools.partial(engine_call(engine), inputs)
+                ways[f"{name}, engine_call from Python, {where}"] = stream, repeated(call)
+            ways[f"{name}, in a scripted loop, {where}"] = stream, functools.partial(loop, inputs, CALLS_AT_ONCE)
+    eager = Tiny()
+    ways["eager PyTorch, two operators"] = default, repeated(lambda: eager(x))
+    return facts | host_microseconds(ways)
 
 
 def measure_latency(bench: Bench) -> Results:
@@ -257,9 +269,10 @@ def measure_shapes(bench: Bench) -> Results:
     for _ in range(10):
         run()
     warm = engine.counters()["graph_captures"]
+    stream = torch.cuda.current_stream()
     return {
         "captures of the warm-up": warm,
-        "host microseconds a call": host_microseconds(run, len(inputs)),
+        "host microseconds a call": host_microseconds({"ours": (stream, run)}, len(inputs))["ours"],
         "captures after it": engine.counters()["graph_captures"] - warm,
         "contexts": engine.counters()["contexts"],
     }
@@ -396,16 +409,16 @@ def measure_torch_tensorrt(bench: Bench) -> Results:
     plan, x = bench.tiny
     call = torch_tensorrt_call(plan)
     assert compare(2 * x + 1, call([x])[0]).within(TOLERANCE)
-    results: Results = {}
-    for where, stream in (("side stream", torch.cuda.Stream()), ("default stream", torch.cuda.default_stream())):
-        with torch.cuda.stream(stream), torch.no_grad():
-            results[f"from Python, {where}"] = host_microseconds(repeated(lambda: call([x])))
-    plan, inputs = bench.tiny_of_many_shapes, _four_shapes()
+    streams = {"side stream": torch.cuda.Stream(), "default stream": torch.cuda.default_stream()}
+    results = host_microseconds(
+        {f"from Python, {where}": (stream, repeated(functools.partial(call, [x]))) for where, stream in streams.items()}
+    )
+    inputs = _four_shapes()
     for word, graphs in (("off", False), ("on", True)):
-        call = torch_tensorrt_call(plan, graphs=graphs)
-        results[f"four shapes in turn, CUDA graphs {word}"] = host_microseconds(
-            lambda call=call: [call(x) for x in inputs], len(inputs)
-        )
+        call = torch_tensorrt_call(bench.tiny_of_many_shapes, graphs=graphs)
+        way: Way = torch.cuda.current_stream(), lambda call=call: [call(x) for x in inputs]
+        name = f"four shapes in turn, CUDA graphs {word}"
+        results |= host_microseconds({name: way}, len(inputs))
     return results
 
 

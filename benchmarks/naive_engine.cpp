@@ -2,7 +2,10 @@
 // memory, nothing checked.
 #include <ATen/ATen.h>
 #include <ATen/cuda/CUDAContext.h>
+#include <ATen/cuda/CUDAEvent.h>
 #include <NvInferRuntime.h>
+#include <c10/cuda/CUDAGraphsC10Utils.h>
+#include <c10/cuda/CUDAGuard.h>
 #include <torch/custom_class.h>
 
 #include <iostream>
@@ -57,18 +60,59 @@ class NaiveEngine : public torch::CustomClassHolder {
     return outputs;
   }
 
-  // enqueueV3 alone, with what the last forward bound; its outputs must still be there.
-  void enqueue(int64_t calls) {
-    for (int64_t call = 0; call < calls; ++call) {
-      context_->enqueueV3(at::cuda::getCurrentCUDAStream());
+  // Binds a call's memory, which stays.
+  void prepare(const std::vector<at::Tensor>& inputs) {
+    prepared_ = inputs;
+    prepared_.push_back(forward(inputs).at(0));
+    for (size_t index = 0; index < prepared_.size(); ++index) {
+      const std::string& name = index < inputs_.size() ? inputs_[index] : outputs_[0];
+      context_->setTensorAddress(name.c_str(), prepared_[index].data_ptr());
+    }
+  }
+
+  // One step of a call, many times, with what prepare() bound.
+  void repeat(const std::string& step, int64_t calls) {
+    const at::cuda::CUDAStream stream = at::cuda::getCurrentCUDAStream();
+    if (step == "enqueueV3") {
+      repeat(calls, [&] { context_->enqueueV3(stream); });
+    } else if (step == "an output allocated and freed") {
+      const auto options = at::TensorOptions().device(at::kCUDA);
+      repeat(calls, [&] { at::empty({1, 3, 8, 8}, options); });
+    } else if (step == "an address set") {
+      const at::Tensor two = at::empty({2, 64}, at::TensorOptions().device(at::kCUDA));
+      bool odd = false;
+      repeat(calls, [&] {
+        odd = !odd;
+        context_->setTensorAddress(outputs_[0].c_str(), two[odd ? 1 : 0].data_ptr());
+      });
+      context_->setTensorAddress(outputs_[0].c_str(), prepared_.back().data_ptr());
+    } else if (step == "an event recorded") {
+      at::cuda::CUDAEvent event;
+      repeat(calls, [&] { event.record(stream); });
+    } else if (step == "device, stream and capture asked for") {
+      repeat(calls, [&] {
+        const c10::cuda::CUDAGuard guard(stream.device());
+        (void)at::cuda::getCurrentCUDAStream();
+        (void)c10::cuda::currentStreamCaptureStatusMayInitCtx();
+      });
+    } else {
+      TORCH_CHECK(false, "no such step: ", step);
     }
   }
 
  private:
+  template <class Step>
+  static void repeat(int64_t calls, const Step& step) {
+    for (int64_t call = 0; call < calls; ++call) {
+      step();
+    }
+  }
+
   std::unique_ptr<nvinfer1::ICudaEngine> engine_;
   std::unique_ptr<nvinfer1::IExecutionContext> context_;
   std::vector<std::string> inputs_;
   std::vector<std::string> outputs_;
+  std::vector<at::Tensor> prepared_;
 };
 
 }  // namespace
@@ -78,5 +122,9 @@ TORCH_LIBRARY(naive_engine, library) {
       .def(torch::init<const std::string&>())
       .def("forward", [](const c10::intrusive_ptr<NaiveEngine>& self,
                          const std::vector<at::Tensor>& inputs) { return self->forward(inputs); })
-      .def("enqueue", [](const c10::intrusive_ptr<NaiveEngine>& self, int64_t calls) { self->enqueue(calls); });
+      .def("prepare", [](const c10::intrusive_ptr<NaiveEngine>& self,
+                         const std::vector<at::Tensor>& inputs) { self->prepare(inputs); })
+      .def("repeat", [](const c10::intrusive_ptr<NaiveEngine>& self, const std::string& step, int64_t calls) {
+        self->repeat(step, calls);
+      });
 }

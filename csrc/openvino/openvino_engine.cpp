@@ -186,7 +186,7 @@ std::shared_ptr<InferRequestPool> OpenVINOEngine::usable_requests() {
   return requests_;
 }
 
-std::vector<at::Tensor> OpenVINOEngine::run(const std::vector<at::Tensor>& inputs, size_t /*profile*/) {
+std::vector<at::Tensor> OpenVINOEngine::run(std::vector<at::Tensor> inputs, size_t /*profile*/) {
   for (size_t i = 0; i < inputs.size(); ++i) {
     if (inputs_[i].dtype == at::kLong) {
       check_fits_int32(inputs[i], inputs_[i].name);

@@ -37,7 +37,7 @@ class OpenVINOEngine : public Engine {
 
   /// Reads inputs where they lie. Outputs of static shape are written where they will stay, others copied once.
   bool accepts_values(size_t input, const at::Tensor& tensor) const override;
-  std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs, size_t profile) override;
+  std::vector<at::Tensor> run(std::vector<at::Tensor> inputs, size_t profile) override;
 
   std::string layer_info() const override;
   /// The model is compiled again for it, at the next run().

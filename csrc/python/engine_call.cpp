@@ -4,6 +4,8 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace torch_trt_ext::python {
 namespace {
@@ -14,15 +16,20 @@ std::string type_name(const py::handle& value) {
 
 }  // namespace
 
-EngineCall::EngineCall(const torch::jit::Object& engine)
-    : engine_(engine._ivalue()), forward_(&engine.get_method("forward").function()) {}
+EngineCall::EngineCall(const torch::jit::Object& engine) {
+  const c10::intrusive_ptr<torch::CustomClassHolder> holder = engine._ivalue()->getSlot(0).toCapsule();
+  auto* const callable = dynamic_cast<Callable*>(holder.get());
+  TORCH_CHECK_TYPE(callable != nullptr, "engine must be one of torch_trt_ext's, got ", engine.type()->str(),
+                   "; pass the engine itself, as module.engine");
+  engine_ = c10::intrusive_ptr<Callable>::reclaim_copy(callable);
+}
 
 py::list EngineCall::operator()(const py::handle& inputs) const {
   if (!PyList_Check(inputs.ptr()) && !PyTuple_Check(inputs.ptr())) {
     throw py::type_error("inputs must be a list or tuple of tensors, got " + type_name(inputs));
   }
   const auto count = static_cast<size_t>(PySequence_Fast_GET_SIZE(inputs.ptr()));
-  c10::List<at::Tensor> tensors;
+  std::vector<at::Tensor> tensors;
   tensors.reserve(count);
   for (size_t index = 0; index < count; ++index) {
     const py::handle item = PySequence_Fast_GET_ITEM(inputs.ptr(), static_cast<Py_ssize_t>(index));
@@ -31,18 +38,14 @@ py::list EngineCall::operator()(const py::handle& inputs) const {
     }
     tensors.push_back(THPVariable_Unpack(item.ptr()));
   }
-  torch::jit::Stack stack;
-  stack.reserve(2);
-  stack.emplace_back(engine_);
-  stack.emplace_back(std::move(tensors));
+  std::vector<at::Tensor> answers;
   HANDLE_TH_ERRORS
   const py::gil_scoped_release without_gil;
-  forward_->run(stack);
+  answers = engine_->forward(std::move(tensors));
   END_HANDLE_TH_ERRORS_PYBIND
-  const c10::List<at::Tensor> answers = stack.back().toTensorList();
   py::list outputs(answers.size());
   for (size_t index = 0; index < answers.size(); ++index) {
-    PyList_SET_ITEM(outputs.ptr(), static_cast<Py_ssize_t>(index), THPVariable_Wrap(answers.get(index)));
+    PyList_SET_ITEM(outputs.ptr(), static_cast<Py_ssize_t>(index), THPVariable_Wrap(std::move(answers[index])));
   }
   return outputs;
 }

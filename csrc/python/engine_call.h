@@ -3,10 +3,12 @@
 #include <torch/csrc/jit/api/object.h>
 #include <torch/csrc/jit/python/pybind.h>
 
+#include "runtime/callable.h"
+
 namespace torch_trt_ext::python {
 
-/// Calls an engine's forward from Python with less in between than torch's own way: the method is found once, and its
-/// one argument needs no comparison with a schema.
+/// Calls an engine's forward from Python with less in between than torch's own way: no schema, no stack, no lists of
+/// TorchScript's.
 class EngineCall {
  public:
   /// torch_trt_ext.engine_call makes sure that the object is an engine.
@@ -16,8 +18,7 @@ class EngineCall {
   py::list operator()(const py::handle& inputs) const;
 
  private:
-  torch::jit::IValue engine_;
-  torch::jit::Function* forward_;
+  c10::intrusive_ptr<Callable> engine_;
 };
 
 }  // namespace torch_trt_ext::python

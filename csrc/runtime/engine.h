@@ -60,13 +60,13 @@ class Engine {
   /// run. `input` is an index into inputs(), the tensor has passed the other checks.
   virtual bool accepts_values(size_t /*input*/, const at::Tensor& /*tensor*/) const { return true; }
 
-  /// Runs the engine on `inputs`, in the order of inputs().
+  /// Runs the engine on `inputs`, in the order of inputs(), and keeps them until it needs them no more.
   ///
   /// The caller has checked them: count, dtype, device and the range of profiles()[profile]; each is contiguous.
   /// Outputs are fresh tensors in the order of outputs(). On a GPU the work is ordered after what the current stream
   /// already holds and before what is put there later. The host does not wait for it, unless an output's shape depends
   /// on the data, or a CUDA graph is being captured.
-  virtual std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs, size_t profile) = 0;
+  virtual std::vector<at::Tensor> run(std::vector<at::Tensor> inputs, size_t profile) = 0;
 
   /// Whether run() may record its work in CUDA graphs and replay them. Without effect on engines that have no use for
   /// it.

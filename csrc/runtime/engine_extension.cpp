@@ -78,22 +78,24 @@ void EngineExtension::load(bool from_user, c10::optional<at::Device> device) {
   engine_ = std::move(result.engine);
 }
 
-std::vector<at::Tensor> EngineExtension::forward(const c10::List<at::Tensor>& inputs) {
+std::vector<at::Tensor> EngineExtension::forward(std::vector<at::Tensor> inputs) {
   TORCH_CHECK(engine_ != nullptr, "this engine cannot run here: ", why_not_);
-  at::RecordFunction range(at::RecordScope::FUNCTION);
-  if (range.isActive()) {
+  c10::optional<at::RecordFunction> range;
+  if (auto callbacks = at::getStepCallbacksUnlessEmpty(at::RecordScope::FUNCTION);
+      C10_UNLIKELY(callbacks.has_value())) {
     const std::string called = name();
-    range.before("torch_trt_ext::" + (called.empty() ? kind_ : called));
+    range.emplace(std::move(*callbacks));
+    range->before("torch_trt_ext::" + (called.empty() ? kind_ : called));
   }
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   size_t profile = 0;
-  const std::vector<at::Tensor> bound = binding_->bind(inputs, profile);
-  std::vector<at::Tensor> outputs = binding_->unbind(engine_->run(bound, profile));
+  std::vector<at::Tensor> bound = binding_->bind(std::move(inputs), profile);
+  std::vector<at::Tensor> outputs = binding_->unbind(engine_->run(std::move(bound), profile));
   calls_.fetch_add(1, std::memory_order_relaxed);
   return outputs;
 }
 
-bool EngineExtension::can_run_with(const c10::List<at::Tensor>& inputs) const {
+bool EngineExtension::can_run_with(at::TensorList inputs) const {
   return engine_ != nullptr && binding_->accepts(inputs);
 }
 

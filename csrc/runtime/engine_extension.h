@@ -1,7 +1,5 @@
 #pragma once
 
-#include <torch/custom_class.h>
-
 #include <atomic>
 #include <memory>
 #include <mutex>
@@ -9,6 +7,7 @@
 #include <tuple>
 #include <vector>
 
+#include "runtime/callable.h"
 #include "runtime/engine.h"
 #include "runtime/engine_state.h"
 #include "runtime/io_binding.h"
@@ -24,7 +23,7 @@ namespace torch_trt_ext {
 ///
 /// Thread safety: every method may be called by several threads at once. How forward() is ordered on a GPU is said at
 /// Engine::run.
-class EngineExtension : public torch::CustomClassHolder {
+class EngineExtension : public Callable {
  public:
   /// Takes a plan as its user has it. Throws c10::ValueError when it is no plan, is cut short, or does not have the
   /// named inputs and outputs, and c10::Error when what would run it is here and refuses it.
@@ -33,14 +32,14 @@ class EngineExtension : public torch::CustomClassHolder {
   /// Takes what torch.jit.save kept. A plan that cannot run here is no error.
   EngineExtension(std::string kind, const PackedState& packed);
 
-  std::vector<at::Tensor> forward(const c10::List<at::Tensor>& inputs);
+  std::vector<at::Tensor> forward(std::vector<at::Tensor> inputs) override;
 
   bool can_run() const { return engine_ != nullptr; }
   /// Empty when can_run(), else a sentence.
   const std::string& why_not() const { return why_not_; }
   /// True when forward(inputs) would pass its checks: this engine runs here, and a profile takes these tensors. What a
   /// TensorRT shape tensor holds is not looked at.
-  bool can_run_with(const c10::List<at::Tensor>& inputs) const;
+  bool can_run_with(at::TensorList inputs) const;
 
   /// Says that the caller ran something else in place of forward(); counted as "fallbacks".
   void count_fallback() { fallbacks_.fetch_add(1, std::memory_order_relaxed); }

@@ -42,6 +42,13 @@ std::vector<size_t> index_by_name(const char* what, const std::vector<std::strin
   return indices;
 }
 
+/// Whether `indices` are 0, 1, ..., `count` - 1.
+bool in_order(const std::vector<size_t>& indices, size_t count) {
+  std::vector<size_t> ordered(count);
+  std::iota(ordered.begin(), ordered.end(), size_t{0});
+  return indices == ordered;
+}
+
 bool in_range(const ShapeRange& range, at::IntArrayRef sizes) {
   if (sizes.size() != range.min.size()) {
     return false;
@@ -113,6 +120,8 @@ IoBinding::IoBinding(const IoSpec& spec, const Engine& engine)
   TORCH_CHECK_VALUE(spec.input_names.size() == engine.inputs().size(), "input names must cover the engine's ",
                     engine.inputs().size(), " inputs (", join(names_of(engine.inputs())), "), got ",
                     join(spec.input_names), "; name every input");
+  inputs_in_order_ = in_order(input_index_, engine.inputs().size());
+  outputs_in_order_ = in_order(output_index_, engine.outputs().size());
   const std::vector<Profile>& profiles = engine.profiles();
   std::iota(profile_order_.begin(), profile_order_.end(), size_t{0});
   std::stable_sort(profile_order_.begin(), profile_order_.end(), [&profiles](size_t left, size_t right) {
@@ -127,16 +136,16 @@ bool IoBinding::accepts_tensor(size_t position, const at::Tensor& tensor) const 
   return engine_.inputs()[input_index_[position]].on_host ? tensor.is_cpu() : tensor.device() == engine_.device();
 }
 
-bool IoBinding::in_profile(const Profile& profile, const c10::List<at::Tensor>& inputs) const {
+bool IoBinding::in_profile(const Profile& profile, at::TensorList inputs) const {
   for (size_t position = 0; position < inputs.size(); ++position) {
-    if (!in_range(profile[input_index_[position]], inputs.get(position).sizes())) {
+    if (!in_range(profile[input_index_[position]], inputs[position].sizes())) {
       return false;
     }
   }
   return true;
 }
 
-bool IoBinding::find_profile(const c10::List<at::Tensor>& inputs, size_t& profile) const {
+bool IoBinding::find_profile(at::TensorList inputs, size_t& profile) const {
   for (const size_t candidate : profile_order_) {
     if (in_profile(engine_.profiles()[candidate], inputs)) {
       profile = candidate;
@@ -146,12 +155,12 @@ bool IoBinding::find_profile(const c10::List<at::Tensor>& inputs, size_t& profil
   return false;
 }
 
-bool IoBinding::accepts(const c10::List<at::Tensor>& inputs) const {
+bool IoBinding::accepts(at::TensorList inputs) const {
   if (inputs.size() != input_index_.size()) {
     return false;
   }
   for (size_t position = 0; position < inputs.size(); ++position) {
-    if (!accepts_tensor(position, inputs.get(position))) {
+    if (!accepts_tensor(position, inputs[position])) {
       return false;
     }
   }
@@ -160,43 +169,56 @@ bool IoBinding::accepts(const c10::List<at::Tensor>& inputs) const {
     return false;
   }
   for (size_t position = 0; position < inputs.size(); ++position) {
-    if (!engine_.accepts_values(input_index_[position], inputs.get(position))) {
+    if (!engine_.accepts_values(input_index_[position], inputs[position])) {
       return false;
     }
   }
   return true;
 }
 
-std::vector<at::Tensor> IoBinding::bind(const c10::List<at::Tensor>& inputs, size_t& profile) const {
+std::vector<at::Tensor> IoBinding::bind(std::vector<at::Tensor> inputs, size_t& profile) const {
   if (inputs.size() != input_index_.size()) {
     throw_misfit(inputs);
   }
-  std::vector<at::Tensor> bound(inputs.size());
   for (size_t position = 0; position < inputs.size(); ++position) {
-    at::Tensor tensor = inputs.get(position);
-    if (!accepts_tensor(position, tensor)) {
+    if (!accepts_tensor(position, inputs[position])) {
       throw_misfit(inputs);
     }
-    bound[input_index_[position]] = std::move(tensor);
   }
   if (!find_profile(inputs, profile)) {
     throw_misfit(inputs);
   }
-  for (size_t index = 0; index < bound.size(); ++index) {
-    at::Tensor& tensor = bound[index];
-    tensor = cast(std::move(tensor), engine_.inputs()[index].dtype).contiguous();
+  if (!inputs_in_order_) {
+    std::vector<at::Tensor> ordered(inputs.size());
+    for (size_t position = 0; position < inputs.size(); ++position) {
+      ordered[input_index_[position]] = std::move(inputs[position]);
+    }
+    inputs = std::move(ordered);
   }
-  return bound;
+  for (size_t index = 0; index < inputs.size(); ++index) {
+    at::Tensor& tensor = inputs[index];
+    tensor = cast(std::move(tensor), engine_.inputs()[index].dtype);
+    if (!tensor.is_contiguous()) {
+      tensor = tensor.contiguous();
+    }
+  }
+  return inputs;
 }
 
 std::vector<at::Tensor> IoBinding::unbind(std::vector<at::Tensor> outputs) const {
-  std::vector<at::Tensor> ordered;
-  ordered.reserve(output_index_.size());
-  for (size_t position = 0; position < output_index_.size(); ++position) {
-    // Copied, not moved: a name may be given twice.
-    ordered.push_back(cast(outputs[output_index_[position]], spec_.output_types[position]));
+  if (!outputs_in_order_) {
+    std::vector<at::Tensor> ordered;
+    ordered.reserve(output_index_.size());
+    for (const size_t index : output_index_) {
+      // Copied, not moved: a name may be given twice.
+      ordered.push_back(outputs[index]);
+    }
+    outputs = std::move(ordered);
   }
-  return ordered;
+  for (size_t position = 0; position < outputs.size(); ++position) {
+    outputs[position] = cast(std::move(outputs[position]), spec_.output_types[position]);
+  }
+  return outputs;
 }
 
 void IoBinding::check_tensor(size_t position, const at::Tensor& tensor) const {
@@ -217,10 +239,10 @@ void IoBinding::check_tensor(size_t position, const at::Tensor& tensor) const {
                     "; reshape it, or add the batch dimension with .unsqueeze(0)");
 }
 
-void IoBinding::throw_out_of_range(const c10::List<at::Tensor>& inputs) const {
+void IoBinding::throw_out_of_range(at::TensorList inputs) const {
   const std::vector<Profile>& profiles = engine_.profiles();
   for (size_t position = 0; position < inputs.size(); ++position) {
-    const at::Tensor tensor = inputs.get(position);
+    const at::Tensor& tensor = inputs[position];
     std::string ranges;
     bool fits_one = false;
     for (const Profile& profile : profiles) {
@@ -236,18 +258,18 @@ void IoBinding::throw_out_of_range(const c10::List<at::Tensor>& inputs) const {
   }
   std::ostringstream shapes;
   for (size_t position = 0; position < inputs.size(); ++position) {
-    shapes << (position == 0 ? "" : ", ") << "'" << spec_.input_names[position] << "' " << inputs.get(position).sizes();
+    shapes << (position == 0 ? "" : ", ") << "'" << spec_.input_names[position] << "' " << inputs[position].sizes();
   }
   TORCH_CHECK_VALUE(false, "the inputs' shapes must all lie in one of the engine's ", profiles.size(),
                     " profiles, each does in some but together they do not: ", shapes.str(),
                     "; build the engine with a profile that covers them");
 }
 
-void IoBinding::throw_misfit(const c10::List<at::Tensor>& inputs) const {
+void IoBinding::throw_misfit(at::TensorList inputs) const {
   TORCH_CHECK_VALUE(inputs.size() == input_index_.size(), "forward must get ", input_index_.size(), " inputs (",
                     join(spec_.input_names), "), got ", inputs.size(), "; pass one tensor for each, in this order");
   for (size_t position = 0; position < inputs.size(); ++position) {
-    check_tensor(position, inputs.get(position));
+    check_tensor(position, inputs[position]);
   }
   throw_out_of_range(inputs);
 }

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 
 #include <string>
@@ -20,29 +19,32 @@ class IoBinding {
   IoBinding(const IoSpec& spec, const Engine& engine);
 
   /// True when `inputs` can go into bind(); never throws for what the caller passed.
-  bool accepts(const c10::List<at::Tensor>& inputs) const;
+  bool accepts(at::TensorList inputs) const;
 
   /// Checks `inputs` (in the caller's order) and returns them in the engine's order: of the engine's dtypes,
   /// contiguous, with the index of the profile that takes them. The returned tensors own any temporary that this made.
   /// Throws c10::TypeError for a wrong dtype and c10::ValueError for a wrong count, device, rank or range.
-  std::vector<at::Tensor> bind(const c10::List<at::Tensor>& inputs, size_t& profile) const;
+  std::vector<at::Tensor> bind(std::vector<at::Tensor> inputs, size_t& profile) const;
 
   /// The engine's outputs in the caller's order and dtypes.
   std::vector<at::Tensor> unbind(std::vector<at::Tensor> outputs) const;
 
  private:
   bool accepts_tensor(size_t position, const at::Tensor& tensor) const;
-  bool in_profile(const Profile& profile, const c10::List<at::Tensor>& inputs) const;
-  bool find_profile(const c10::List<at::Tensor>& inputs, size_t& profile) const;
-  [[noreturn]] void throw_misfit(const c10::List<at::Tensor>& inputs) const;
+  bool in_profile(const Profile& profile, at::TensorList inputs) const;
+  bool find_profile(at::TensorList inputs, size_t& profile) const;
+  [[noreturn]] void throw_misfit(at::TensorList inputs) const;
   void check_tensor(size_t position, const at::Tensor& tensor) const;
-  [[noreturn]] void throw_out_of_range(const c10::List<at::Tensor>& inputs) const;
+  [[noreturn]] void throw_out_of_range(at::TensorList inputs) const;
 
   const Engine& engine_;
   IoSpec spec_;
   /// Position in the caller's list -> index in engine_.inputs(); likewise for outputs.
   std::vector<size_t> input_index_;
   std::vector<size_t> output_index_;
+  /// Whether the caller's order is the engine's.
+  bool inputs_in_order_ = false;
+  bool outputs_in_order_ = false;
   /// Profiles, tightest first, so that a call gets the one that was tuned closest to it.
   std::vector<size_t> profile_order_;
 };

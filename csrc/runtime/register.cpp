@@ -30,11 +30,11 @@ void define_engine_class(torch::Library& library, const char* name) {
       .def(torch::init<const std::string&, const IoNames&>(), "Makes an engine from a serialized one.",
            {torch::arg("engine"), torch::arg("io_names")})
       .def("forward",
-           [](const Self<Class>& self, const c10::List<at::Tensor>& inputs) { return self->forward(inputs); })
+           [](const Self<Class>& self, std::vector<at::Tensor> inputs) { return self->forward(std::move(inputs)); })
       .def("can_run", [](const Self<Class>& self) { return self->can_run(); })
       .def("why_not", [](const Self<Class>& self) { return self->why_not(); })
       .def("can_run_with",
-           [](const Self<Class>& self, const c10::List<at::Tensor>& inputs) { return self->can_run_with(inputs); })
+           [](const Self<Class>& self, const std::vector<at::Tensor>& inputs) { return self->can_run_with(inputs); })
       .def("count_fallback", [](const Self<Class>& self) { self->count_fallback(); })
       .def("set_cuda_graphs", [](const Self<Class>& self, bool enabled) { self->set_cuda_graphs(enabled); })
       .def("cuda_graphs", [](const Self<Class>& self) { return self->cuda_graphs(); })

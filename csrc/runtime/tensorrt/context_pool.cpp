@@ -9,15 +9,16 @@
 
 namespace torch_trt_ext::tensorrt {
 
-namespace {
-
-unsigned long long id_of(cudaStream_t stream) {
-  unsigned long long stream_id = 0;
-  C10_CUDA_CHECK(cudaStreamGetId(stream, &stream_id));
-  return stream_id;
+StreamKey StreamKey::of(const c10::cuda::CUDAStream& stream) {
+  const cudaStream_t handle = stream.stream();
+  // Torch's number of a stream that it did not make is the handle.
+  if (stream.id() != static_cast<c10::StreamId>(reinterpret_cast<intptr_t>(handle))) {
+    return {true, static_cast<unsigned long long>(stream.id())};
+  }
+  StreamKey key{false, 0};
+  C10_CUDA_CHECK(cudaStreamGetId(handle, &key.number));
+  return key;
 }
-
-}  // namespace
 
 bool Context::has_shapes_of(const std::vector<at::Tensor>& inputs) const {
   return shapes_known && std::equal(inputs.begin(), inputs.end(), input_shapes.begin(), input_shapes.end(),
@@ -39,10 +40,10 @@ void Context::track_inputs(bool wanted) {
   }
 }
 
-ContextPool::Contexts::iterator ContextPool::find(unsigned long long stream_id, size_t profile,
+ContextPool::Contexts::iterator ContextPool::find(const StreamKey& key, size_t profile,
                                                   const std::vector<at::Tensor>& inputs, bool one_a_shape) {
   return std::find_if(contexts_.begin(), contexts_.end(), [&](const Context& context) {
-    if (context.stream_id != stream_id || context.profile != profile) {
+    if (!(context.stream_key == key) || context.profile != profile) {
       return false;
     }
     // Shapes may be read only while nobody sets them.
@@ -50,12 +51,12 @@ ContextPool::Contexts::iterator ContextPool::find(unsigned long long stream_id, 
   });
 }
 
-ContextPool::Lease ContextPool::acquire(cudaStream_t stream, size_t profile, const std::vector<at::Tensor>& inputs,
-                                        bool one_a_shape) {
-  const unsigned long long stream_id = id_of(stream);
+ContextPool::Lease ContextPool::acquire(const c10::cuda::CUDAStream& stream, size_t profile,
+                                        const std::vector<at::Tensor>& inputs, bool one_a_shape) {
+  const StreamKey key = StreamKey::of(stream);
   std::unique_lock<std::mutex> lock(mutex_);
   while (true) {
-    const auto found = find(stream_id, profile, inputs, one_a_shape);
+    const auto found = find(key, profile, inputs, one_a_shape);
     if (found != contexts_.end() && !found->leased) {
       found->leased = true;
       return Lease(*this, *found);
@@ -64,11 +65,11 @@ ContextPool::Lease ContextPool::acquire(cudaStream_t stream, size_t profile, con
     if (found == contexts_.end()) {
       auto candidate = contexts_.end();
       if (contexts_.size() < kMaxContexts) {
-        candidate = create(stream, profile);
+        candidate = create(stream.stream(), key, profile);
       } else {
         candidate = least_recently_used_idle();
         if (candidate != contexts_.end()) {
-          move_to(*candidate, stream, profile);
+          move_to(*candidate, stream.stream(), key, profile);
         }
       }
       if (candidate != contexts_.end()) {
@@ -174,12 +175,12 @@ std::unique_ptr<nvinfer1::IExecutionContext> ContextPool::make_handle(cudaStream
   return handle;
 }
 
-ContextPool::Contexts::iterator ContextPool::create(cudaStream_t stream, size_t profile) {
+ContextPool::Contexts::iterator ContextPool::create(cudaStream_t stream, const StreamKey& key, size_t profile) {
   std::unique_ptr<nvinfer1::IExecutionContext> handle = make_handle(stream, profile);
   Context& context = contexts_.emplace_back();
   context.handle = std::move(handle);
   (void)context.inputs_read.handle();
-  context.stream_id = id_of(stream);
+  context.stream_key = key;
   context.profile = profile;
   return std::prev(contexts_.end());
 }
@@ -194,7 +195,7 @@ ContextPool::Contexts::iterator ContextPool::least_recently_used_idle() {
   return oldest;
 }
 
-void ContextPool::move_to(Context& context, cudaStream_t stream, size_t profile) {
+void ContextPool::move_to(Context& context, cudaStream_t stream, const StreamKey& key, size_t profile) {
   context.last_use.block(stream);
   if (context.profile != profile) {
     ErrorRecorder::forget();
@@ -203,7 +204,7 @@ void ContextPool::move_to(Context& context, cudaStream_t stream, size_t profile)
     TORCH_CHECK(context.handle->setOptimizationProfileAsync(static_cast<int32_t>(profile), stream),
                 "TensorRT must accept profile ", profile, ", it did not: ", ErrorRecorder::last_words());
   }
-  context.stream_id = id_of(stream);
+  context.stream_key = key;
   context.profile = profile;
 }
 

@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <NvInferRuntime.h>
+#include <c10/cuda/CUDAStream.h>
 #include <c10/util/FunctionRef.h>
 
 #include <condition_variable>
@@ -16,12 +17,21 @@
 
 namespace torch_trt_ext::tensorrt {
 
+/// A stream, told from an earlier one with the same handle, since handles come back.
+struct StreamKey {
+  /// Whether it is one of torch's, which are never destroyed. Others have CUDA's number, which takes a call to ask for.
+  bool is_torchs = true;
+  unsigned long long number = 0;
+
+  static StreamKey of(const c10::cuda::CUDAStream& stream);
+  bool operator==(const StreamKey& other) const { return is_torchs == other.is_torchs && number == other.number; }
+};
+
 /// An execution context with what is bound to it, so that a call repeats only what changed. Used by the thread that
 /// holds a lease on it.
 struct Context {
   std::unique_ptr<nvinfer1::IExecutionContext> handle;
-  /// Told from an earlier stream with the same handle, since handles come back.
-  unsigned long long stream_id = 0;
+  StreamKey stream_key;
   size_t profile = 0;
   /// Shapes set by the last call, if shapes_known; with them, what follows from them.
   std::vector<std::vector<int64_t>> input_shapes;
@@ -88,7 +98,8 @@ class ContextPool {
   /// A context that runs `profile` on `stream`, ordered after all it ran on other streams. With `one_a_shape`, one that
   /// runs only the shapes of `inputs` as long as there are contexts enough. Throws c10::Error when TensorRT cannot make
   /// one.
-  Lease acquire(cudaStream_t stream, size_t profile, const std::vector<at::Tensor>& inputs, bool one_a_shape);
+  Lease acquire(const c10::cuda::CUDAStream& stream, size_t profile, const std::vector<at::Tensor>& inputs,
+                bool one_a_shape);
 
   /// A context for an enqueue that a CUDA graph captures on `stream`: the one that this capture holds already, or one
   /// that ran these shapes before and is not profiled, since TensorRT defers work to the first enqueue of a shape,
@@ -115,12 +126,12 @@ class ContextPool {
  private:
   using Contexts = std::list<Context>;
 
-  Contexts::iterator find(unsigned long long stream_id, size_t profile, const std::vector<at::Tensor>& inputs,
+  Contexts::iterator find(const StreamKey& key, size_t profile, const std::vector<at::Tensor>& inputs,
                           bool one_a_shape);
   std::unique_ptr<nvinfer1::IExecutionContext> make_handle(cudaStream_t stream, size_t profile);
-  Contexts::iterator create(cudaStream_t stream, size_t profile);
+  Contexts::iterator create(cudaStream_t stream, const StreamKey& key, size_t profile);
   Contexts::iterator least_recently_used_idle();
-  void move_to(Context& context, cudaStream_t stream, size_t profile);
+  void move_to(Context& context, cudaStream_t stream, const StreamKey& key, size_t profile);
   void release(Context& context);
 
   nvinfer1::ICudaEngine& engine_;

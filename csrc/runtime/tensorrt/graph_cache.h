@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/SmallVector.h>
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
@@ -11,7 +12,7 @@
 namespace torch_trt_ext::tensorrt {
 
 /// Where one call's inputs, outputs and activation memory are, in this order.
-using Addresses = std::vector<const void*>;
+using Addresses = c10::SmallVector<const void*, 8>;
 
 /// An executable CUDA graph, or none.
 class Graph {

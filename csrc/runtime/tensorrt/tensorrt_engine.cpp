@@ -23,15 +23,13 @@ bool is_misaligned(const at::Tensor& tensor) {
   return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % kAlignmentBytes != 0;
 }
 
-/// `tensors`, with copies of those that a view moved off the alignment TensorRT needs.
-std::vector<at::Tensor> aligned(const std::vector<at::Tensor>& tensors) {
-  std::vector<at::Tensor> result(tensors);
-  for (at::Tensor& tensor : result) {
+/// Puts copies in place of those that a view moved off the alignment TensorRT needs.
+void align(std::vector<at::Tensor>& tensors) {
+  for (at::Tensor& tensor : tensors) {
     if (tensor.is_cuda() && is_misaligned(tensor)) {
       tensor = tensor.clone();
     }
   }
-  return result;
 }
 
 bool is_known(const std::vector<int64_t>& shape) {
@@ -100,14 +98,15 @@ void TensorRTEngine::read_profiles() {
   }
 }
 
-std::vector<at::Tensor> TensorRTEngine::run(const std::vector<at::Tensor>& inputs, size_t profile) {
+std::vector<at::Tensor> TensorRTEngine::run(std::vector<at::Tensor> inputs, size_t profile) {
   const c10::cuda::CUDAGuard device_guard(device_);
   const c10::cuda::CUDAStream caller = c10::cuda::getCurrentCUDAStream(device_.index());
   const bool capturing = c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
   const bool hop = caller == c10::cuda::getDefaultCUDAStream(device_.index()) && !capturing;
-  const cudaStream_t stream = hop ? side_stream_.stream() : caller.stream();
+  const c10::cuda::CUDAStream runs_on = hop ? side_stream_ : caller;
+  const cudaStream_t stream = runs_on.stream();
 
-  const std::vector<at::Tensor> bound_inputs = aligned(inputs);
+  align(inputs);
   // The host waits for what the context still runs, which a capture forbids unless the thread says that it knows why.
   c10::optional<c10::cuda::CUDAStreamCaptureModeGuard> capture_mode;
   if (capturing) {
@@ -116,15 +115,17 @@ std::vector<at::Tensor> TensorRTEngine::run(const std::vector<at::Tensor>& input
   const bool profiled = !capturing && profiling_.load(std::memory_order_relaxed);
   const bool tracked = !capturing && tracking_.load(std::memory_order_relaxed);
   const bool graphs = !capturing && !profiled && !has_host_tensors_ && graphs_.active();
-  const ContextPool::Lease context = capturing ? contexts_.acquire_for_capture(stream, profile, bound_inputs)
-                                               : contexts_.acquire(stream, profile, bound_inputs, graphs);
+  const ContextPool::Lease context = capturing ? contexts_.acquire_for_capture(stream, profile, inputs)
+                                               : contexts_.acquire(runs_on, profile, inputs, graphs);
 
   attach_profiler(*context, profiled, stream);
-  set_shapes(*context, bound_inputs);
+  set_shapes(*context, inputs);
   std::vector<at::Tensor> outputs = allocate_outputs(*context);
   // Freed when this call returns; the caching allocator hands it out again in the order of the caller's stream.
-  const c10::DataPtr memory = c10::cuda::CUDACachingAllocator::get()->allocate(context->memory_bytes);
-  const Addresses addresses = addresses_of(bound_inputs, outputs, memory.get());
+  const c10::DataPtr memory = context->memory_bytes == 0
+                                  ? c10::DataPtr()
+                                  : c10::cuda::CUDACachingAllocator::get()->allocate(context->memory_bytes);
+  const Addresses addresses = addresses_of(inputs, outputs, memory.get());
   const bool outputs_known =
       std::all_of(outputs.begin(), outputs.end(), [](const at::Tensor& output) { return output.defined(); });
   if (graphs && outputs_known) {
@@ -134,11 +135,11 @@ std::vector<at::Tensor> TensorRTEngine::run(const std::vector<at::Tensor>& input
     };
     const auto find_all = [this](const std::vector<at::Tensor>& given, const std::vector<at::Tensor>& results,
                                  const void* scratch) { return addresses_of(given, results, scratch); };
-    if (graphs_.run(*context, {bound_inputs, outputs, addresses, caller.stream(), tracked, bind_all, find_all})) {
+    if (graphs_.run(*context, {inputs, outputs, addresses, caller.stream(), tracked, bind_all, find_all})) {
       return outputs;
     }
     // Nothing to do, unless a recording failed.
-    set_shapes(*context, bound_inputs);
+    set_shapes(*context, inputs);
   }
 
   std::vector<OutputAllocator> allocators;

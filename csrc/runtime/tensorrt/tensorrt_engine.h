@@ -37,7 +37,7 @@ class TensorRTEngine : public Engine {
   const std::vector<Profile>& profiles() const override { return profiles_; }
   at::Device device() const override { return device_; }
 
-  std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs, size_t profile) override;
+  std::vector<at::Tensor> run(std::vector<at::Tensor> inputs, size_t profile) override;
 
   void use_cuda_graphs(bool enabled) override { graphs_.want(enabled); }
 
