@@ -22,7 +22,7 @@ endif
 BUILD_FOLDER := build/native
 PACKAGE_FOLDER := torch_trt_ext
 
-.PHONY: demo test test-gpu sanitize build lint format clean
+.PHONY: demo test test-gpu sanitize sanitize-gpu build lint format clean
 
 demo: build
 	$(RUN_PYTHON) -m examples.retinanet.demo --out out/demo
@@ -38,6 +38,17 @@ test-gpu: build
 sanitize: $(READY)
 	$(if $(VENV),PATH="$(abspath $(VENV))/bin:$$PATH") tests/sanitize/run \
 	  "$(if $(VENV),$(abspath $(RUN_PYTHON)),$(shell command -v $(PYTHON)))" build/sanitize $(JOBS)
+
+# The engines' calls on a GPU under compute-sanitizer, which CUDA has; first without it, to build the tests' engines. What
+# a test says of time, of memory that is left or of other processes does not hold under it.
+SANITIZED_TESTS := tests/gpu/test_tensorrt_engine.py tests/gpu/test_cuda_graphs.py \
+  -k "not does_not_wait and not out_of_memory and not process and not no_gpu"
+sanitize-gpu: export TORCH_TRT_EXT_REQUIRE_GPU := 1
+sanitize-gpu: export TORCH_TRT_EXT_TEST_PLANS := build/test_plans
+sanitize-gpu: build
+	$(RUN_PYTHON) -m pytest -q $(SANITIZED_TESTS)
+	compute-sanitizer --tool memcheck --target-processes application-only --report-api-errors no --error-exitcode 1 \
+	  $(RUN_PYTHON) -m pytest -q $(SANITIZED_TESTS)
 
 # Incremental: ninja compiles what changed.
 build: $(READY)

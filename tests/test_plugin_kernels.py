@@ -205,7 +205,7 @@ def test_group_norm_on_other_devices(variant: int) -> None:
 
 # RetinaNet.
 
-SCORE_KINDS = ("random", "ties", "equal", "none", "not finite", "tiny", "large")
+SCORE_KINDS = ("random", "ties", "equal", "none", "not finite", "tiny", "large", "crowded")
 
 
 def make_scores(shape: Sequence[int], kind: str) -> Tensor:
@@ -220,6 +220,8 @@ def make_scores(shape: Sequence[int], kind: str) -> Tensor:
         return scores * 1e-40
     if kind == "large":
         return scores * 300
+    if kind == "crowded":  # as networks' are: most just over the threshold
+        return 0.0501 + 0.94 * scores**40
     if kind == "not finite":
         choice = torch.rand(*shape)
         for number, value in enumerate((math.nan, math.inf, -math.inf)):
@@ -371,8 +373,8 @@ def test_postprocess_of_eight_levels() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_postprocess_of_more_candidates_than_have_room(kind: str, dtype: torch.dtype) -> None:
     torch.manual_seed(10)
-    # 36,000 scores, and room for 32,768 keys.
-    big = make_level(2, (40, 36), num_anchors=5, num_classes=5, kind=kind, dtype=dtype)
+    # 72,000 scores, and room for 65,536 keys.
+    big = make_level(2, (80, 36), num_anchors=5, num_classes=5, kind=kind, dtype=dtype)
     small = make_level(2, (5, 7), num_anchors=5, num_classes=5, kind=kind, dtype=dtype, stride=16)
     candidates = Candidates(topk_candidates=300, score_thresh=0.0)
     suppression = Suppression(max_detections_per_image=100)
@@ -382,7 +384,7 @@ def test_postprocess_of_more_candidates_than_have_room(kind: str, dtype: torch.d
 
 def test_postprocess_of_more_logits_than_have_room() -> None:
     torch.manual_seed(11)
-    level = make_level(1, (40, 36), num_anchors=5, num_classes=5, is_sigmoid=True)
+    level = make_level(1, (80, 36), num_anchors=5, num_classes=5, is_sigmoid=True)
     check(
         [level], Candidates(is_sigmoid=True, topk_candidates=1000, score_thresh=0.001), Suppression(), seeds=SEEDS[2:]
     )
@@ -394,6 +396,14 @@ def test_postprocess_of_every_number_of_candidates(topk: int, count: int) -> Non
     level = make_level(1, (count // 12, 1))
     seeds = SEEDS[2:3] if topk == 4097 else SEEDS[1:3]
     check([level], Candidates(topk_candidates=topk), Suppression(max_detections_per_image=30), seeds=seeds)
+
+
+@pytest.mark.parametrize("count", [120, 900, 3900])
+@pytest.mark.parametrize("topk", [100, 1000, 4000])
+def test_postprocess_of_crowded_scores(topk: int, count: int) -> None:
+    torch.manual_seed(14)
+    level = make_level(1, (count // 12, 1), kind="crowded")
+    check([level], Candidates(topk_candidates=topk), Suppression(max_detections_per_image=50), seeds=SEEDS[1:3])
 
 
 def test_candidates_that_overflow_above_what_a_block_sorts() -> None:

@@ -6,13 +6,17 @@ namespace torch_trt_ext::plugins {
 namespace {
 
 // Packs are of 16 bytes in what follows: 1024 of them are 16 KiB.
-/// More in a block than a cluster's blocks keep in registers leave a multiprocessor too few blocks, of which some load
-/// while others store.
-constexpr int64_t kPacksOfClusterBlock = 2048;
+/// What a cluster's block keeps in registers alone.
+constexpr int64_t kPacksInRegisters = 2048;
+/// With more, a cluster gets more blocks: fewer of them on a multiprocessor are too few, of which some load while
+/// others store. More blocks for less wait longer for each other than they gain.
+constexpr int64_t kPacksOfClusterBlock = 5120;
 /// Groups above are a cluster's, even where a block can hold them.
 constexpr int64_t kPacksOfOneBlock = 4096;
-/// What is worth more blocks where multiprocessors have none.
+/// What is worth more blocks of a cluster where multiprocessors have none.
 constexpr int64_t kPacksOfIdleDevice = 1024;
+/// Packs of a thread whose block has a multiprocessor to itself: more threads have more loads under way.
+constexpr int64_t kPacksAlone = 4;
 /// Less is no cluster's: a warp's work for each of two blocks.
 constexpr int64_t kFewestOfCluster = 512;
 constexpr int64_t kMostOfCluster = int64_t{kMaxClusterBlocks} * kMaxClusterThreads * kPacksWithShared;
@@ -45,7 +49,7 @@ GroupNormPlan plan_cluster(int64_t groups, int64_t packs, uint32_t pack_length, 
                                         (groups * blocks < multiprocessors && packs > blocks * kPacksOfIdleDevice))) {
     blocks *= 2;
   }
-  const bool uses_shared_memory = divide_up(packs, blocks) > kPacksOfClusterBlock;
+  const bool uses_shared_memory = divide_up(packs, blocks) > kPacksInRegisters;
   const int64_t packs_per_thread = uses_shared_memory ? kPacksWithShared : register_packs(pack_length);
   return plan_blocks(GroupNormVariant::kCluster, blocks, packs, packs_per_thread, uses_shared_memory);
 }
@@ -62,15 +66,17 @@ GroupNormPlan plan_group_norm(const GroupNormShape& shape, GroupNormVariant vari
       device.has_clusters && pack_length > 1 && packs >= kFewestOfCluster && packs <= kMostOfCluster;
   if (variant == GroupNormVariant::kAuto || (variant == GroupNormVariant::kOneBlock && !fits_block) ||
       (variant == GroupNormVariant::kCluster && !fits_cluster)) {
-    const bool leaves_device_idle = groups < device.multiprocessors && packs > kPacksOfIdleDevice;
-    if (fits_cluster && (packs > kPacksOfOneBlock || leaves_device_idle)) {
+    if (fits_cluster && packs > kPacksOfOneBlock) {
       variant = GroupNormVariant::kCluster;
     } else {
       variant = fits_block ? GroupNormVariant::kOneBlock : GroupNormVariant::kParts;
     }
   }
   if (variant == GroupNormVariant::kOneBlock) {
-    return plan_blocks(variant, 1, packs, register_packs(pack_length), false);
+    const int64_t packs_per_thread = groups < device.multiprocessors && packs <= int64_t{kMaxThreads} * kPacksAlone
+                                         ? kPacksAlone
+                                         : register_packs(pack_length);
+    return plan_blocks(variant, 1, packs, packs_per_thread, false);
   }
   if (variant == GroupNormVariant::kCluster) {
     return plan_cluster(groups, packs, pack_length, device.multiprocessors);

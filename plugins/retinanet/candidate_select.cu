@@ -95,11 +95,8 @@ __global__ void __launch_bounds__(kSortThreads, 1)
     }
     __syncthreads();
   }
-  sort_keys(memory, taken, [&](CandidateKey key, uint32_t place) {
-    if (place < work.topk) {
-      write_candidate<T>(work, level, pair, key, place, outputs);
-    }
-  });
+  sort_keys(memory, taken, work.topk,
+            [&](CandidateKey key, uint32_t place) { write_candidate<T>(work, level, pair, key, place, outputs); });
   pad_candidates(work, pair, static_cast<int64_t>(count) + threadIdx.x, kSortThreads, outputs);
   if (threadIdx.x == 0 && outputs.run_counts != nullptr) {
     outputs.run_counts[pair] = min(count, work.topk);

@@ -10,7 +10,7 @@ namespace torch_trt_ext::plugins {
 namespace {
 
 /// Keys an image and level that are kept before refine_kernel has to read the scores again.
-constexpr int64_t kManyKeys = 32768;
+constexpr int64_t kManyKeys = 65536;
 /// Bytes of keys of all images and levels past which fewer are kept: large batches seldom have large counts everywhere.
 constexpr int64_t kKeyBytes = int64_t{128} << 20;
 

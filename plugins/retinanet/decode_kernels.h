@@ -9,7 +9,7 @@
 namespace torch_trt_ext::plugins {
 
 /// Scratch that launch_decode needs for `heads` and any smaller ones: a few KiB, and at most max(2 * topk_candidates,
-/// 32768) keys of 8 bytes, an image and level; fewer keys in batches that would take more than 128 MiB for them.
+/// 65536) keys of 8 bytes, an image and level; fewer keys in batches that would take more than 128 MiB for them.
 size_t decode_workspace_bytes(const Heads& heads, int32_t topk_candidates);
 
 /// Selects every image's best candidates in each level and decodes their boxes.

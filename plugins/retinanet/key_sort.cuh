@@ -79,14 +79,16 @@ __device__ __forceinline__ void bitonic_sort(SortMemory& memory, uint32_t count)
 }
 
 /// Finds the places of `memory.keys[0..count)`, which are unique and not 0, when sorted with the highest first, and
-/// calls `visit(key, place)` for each. Called by all kSortThreads threads of the block, synchronized; may reorder keys.
+/// calls `visit(key, place)` for those whose place is below `needed`. Called by all kSortThreads threads of the block,
+/// synchronized; may reorder keys.
 ///
 /// Keys are dealt to 1024 bins between the lowest and the highest; a key's place is the number of keys in higher bins
 /// plus the number of higher keys in its own, which are a few. Where they are many, as when scores repeat, the block
-/// sorts by comparing.
+/// sorts by comparing, unless nobody needs them: scores crowd just over the threshold.
 template <class Visit>
-__device__ __forceinline__ void sort_keys(SortMemory& memory, uint32_t count, Visit&& visit) {
-  constexpr uint32_t kMaxKeysPerBin = 32;
+__device__ __forceinline__ void sort_keys(SortMemory& memory, uint32_t count, uint32_t needed, Visit&& visit) {
+  // With as many in every bin, counting takes as long as comparing does.
+  constexpr uint32_t kMaxKeysPerBin = 128;
   if (count == 0) {
     return;
   }
@@ -97,7 +99,6 @@ __device__ __forceinline__ void sort_keys(SortMemory& memory, uint32_t count, Vi
   const KeyRange range = range_of_keys(memory, count);
   uint32_t bins[kKeysPerThread];
   uint32_t arrivals[kKeysPerThread];
-  bool crowded = false;
 #pragma unroll
   for (uint32_t slot = 0; slot < kKeysPerThread; ++slot) {
     const uint32_t index = threadIdx.x + slot * kSortThreads;
@@ -106,17 +107,13 @@ __device__ __forceinline__ void sort_keys(SortMemory& memory, uint32_t count, Vi
     if (index < count) {
       bins[slot] = key_bin(range, memory.keys[index]);
       arrivals[slot] = atomicAdd(&memory.bins[bins[slot]], 1U);
-      crowded |= arrivals[slot] >= kMaxKeysPerBin;
     }
   }
-  if (__syncthreads_or(crowded ? 1 : 0) != 0) {
-    bitonic_sort(memory, count);
-    for (uint32_t index = threadIdx.x; index < count; index += kSortThreads) {
-      visit(memory.keys[index], index);
-    }
-    return;
-  }
-  scan_bins_from_top<kSortThreads>(memory.bins, memory.warp_sums, [](uint32_t, uint32_t, uint32_t) {});
+  __syncthreads();
+  bool crowded = false;
+  scan_bins_from_top<kSortThreads>(memory.bins, memory.warp_sums, [&](uint32_t, uint32_t keys, uint32_t keys_above) {
+    crowded |= keys > kMaxKeysPerBin && keys_above < needed;
+  });
 #pragma unroll
   for (uint32_t slot = 0; slot < kKeysPerThread; ++slot) {
     const uint32_t index = threadIdx.x + slot * kSortThreads;
@@ -124,11 +121,17 @@ __device__ __forceinline__ void sort_keys(SortMemory& memory, uint32_t count, Vi
       memory.order[memory.bins[bins[slot]] + arrivals[slot]] = static_cast<uint16_t>(index);
     }
   }
-  __syncthreads();
+  if (__syncthreads_or(crowded ? 1 : 0) != 0) {
+    bitonic_sort(memory, count);
+    for (uint32_t index = threadIdx.x; index < min(count, needed); index += kSortThreads) {
+      visit(memory.keys[index], index);
+    }
+    return;
+  }
 #pragma unroll
   for (uint32_t slot = 0; slot < kKeysPerThread; ++slot) {
     const uint32_t index = threadIdx.x + slot * kSortThreads;
-    if (index < count) {
+    if (index < count && memory.bins[bins[slot]] < needed) {
       const CandidateKey key = memory.keys[index];
       const uint32_t first = memory.bins[bins[slot]];
       const uint32_t last = bins[slot] == 0 ? count : memory.bins[bins[slot] - 1];
@@ -136,7 +139,9 @@ __device__ __forceinline__ void sort_keys(SortMemory& memory, uint32_t count, Vi
       for (uint32_t other = first; other < last; ++other) {
         place += memory.keys[memory.order[other]] > key ? 1 : 0;
       }
-      visit(key, place);
+      if (place < needed) {
+        visit(key, place);
+      }
     }
   }
 }

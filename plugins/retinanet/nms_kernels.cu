@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kSortThreads)
     counts[blockIdx.x] = memory.count;
   }
   CandidateKey* run = keys + image_offset + first;
-  sort_keys(memory, memory.count, [&](CandidateKey key, uint32_t place) { run[place] = key; });
+  sort_keys(memory, memory.count, memory.count, [&](CandidateKey key, uint32_t place) { run[place] = key; });
 }
 
 }  // namespace

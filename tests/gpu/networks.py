@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_trt_ext.builders.tensorrt_build import build_plan
+from tests.gpu.kept_plans import build_plan
 
 #: Sizes of the smallest, the tuned and the largest batch and side.
 SIDES = ((1, 3, 4, 4), (2, 3, 16, 16), (8, 3, 64, 64))

@@ -93,7 +93,7 @@ class NmsCase:
         ]
 
 
-SCORE_KINDS = ("random", "ties", "equal", "none", "not finite", "tiny")
+SCORE_KINDS = ("random", "ties", "equal", "none", "not finite", "tiny", "crowded")
 
 
 def make_scores(shape: tuple[int, ...], kind: str) -> Tensor:
@@ -106,6 +106,8 @@ def make_scores(shape: tuple[int, ...], kind: str) -> Tensor:
         return torch.zeros(shape)
     if kind == "tiny":
         return scores * 1e-40
+    if kind == "crowded":  # as networks' are: most just over the threshold
+        return 0.0501 + 0.94 * scores**40
     if kind == "not finite":
         choice = torch.rand(shape)
         scores[choice < 0.1] = math.nan
