@@ -388,7 +388,7 @@ def measure_load(bench: Bench) -> Results:
             torch.cuda.synchronize()
 
         times: dict[str, list[float]] = {"raw": [], "ours": []}
-        for turn in range(9):
+        for turn in range(25):
             for name, call in (("raw", raw), ("ours", ours)):
                 start = time.perf_counter()
                 call()

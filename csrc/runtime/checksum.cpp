@@ -15,6 +15,9 @@ namespace torch_trt_ext {
 namespace {
 
 constexpr size_t kPieceBytes = size_t{1} << 20;
+/// How far ahead to ask for memory: the processor does not look past the end of a page of 4 KiB by itself, and waits
+/// there.
+constexpr size_t kPrefetchBytes = 4096;
 /// More do not read memory any faster.
 constexpr size_t kMaxThreads = 8;
 
@@ -49,6 +52,7 @@ uint64_t xxh64(const unsigned char* bytes, size_t size) {
   if (size >= 32) {
     uint64_t lanes[4] = {kPrime1 + kPrime2, kPrime2, 0, 0 - kPrime1};
     for (; end - bytes >= 32; bytes += 32) {
+      __builtin_prefetch(bytes + kPrefetchBytes);
       for (int lane = 0; lane < 4; ++lane) {
         lanes[lane] = mix_lane(lanes[lane], read_word<uint64_t>(bytes + 8 * lane));
       }

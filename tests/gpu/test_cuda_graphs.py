@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,13 @@ def with_graphs(plan: bytes, io: Any = AFFINE_IO) -> Any:
     engine = TRTEngineExtension(plan, io)
     engine.set_cuda_graphs(True)
     return engine
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache() -> None:
+    """Which addresses come back must not depend on what other tests left in torch's allocator."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 @pytest.fixture
