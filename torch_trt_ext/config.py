@@ -388,6 +388,8 @@ class AccuracyConfig(_Options):
         max_model_relative_error: of the whole model against the original; at least 0. Default 0.05.
         max_relative_error_8bit: of one engine with 8-bit parts; at least 0. Default 0.1.
         max_model_relative_error_8bit: of the whole model with such engines; at least 0. Default 0.1.
+        max_metric_drop: how much less than the original the model may reach by ``optimize()``'s ``metric``, in its own
+            unit; at least 0. Default 0.01.
     """
 
     _path: ClassVar[str] = "config.accuracy"
@@ -397,6 +399,7 @@ class AccuracyConfig(_Options):
     max_model_relative_error: float = _option(0.05, _at_least(0))
     max_relative_error_8bit: float = _option(0.1, _at_least(0))
     max_model_relative_error_8bit: float = _option(0.1, _at_least(0))
+    max_metric_drop: float = _option(0.01, _at_least(0))
 
     def limit(self, precision: str) -> float:
         """The limit for an engine of a precision, as the report names it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -14,6 +15,7 @@ pytest.importorskip("openvino")
 from tests.cli.command import QUICK, document_of, error_of, run_command
 from tests.optimizer.tiny_models import Convolutions, TwoParts, assert_close, counters, make
 from torch_trt_ext import Config, OptSpec
+from torch_trt_ext.report_page import html_page
 
 
 def test_writes_a_model_with_engines(plain: Path, tmp_path: Path) -> None:
@@ -141,6 +143,34 @@ def test_what_cannot_be_done_fails(plain: Path, tmp_path: Path) -> None:
     message = error_of("optimize", plain, "-o", tmp_path / "absent" / "out.pt", "--device", "cpu", "--input", "4x8")
     assert message.startswith("error: target must be in a folder that is there")
     assert not target.exists()
+
+
+def test_report_goes_to_a_file(plain: Path, tmp_path: Path) -> None:
+    arguments = [plain, "-o", tmp_path / "out.pt", "--device", "cpu", "--input", "4x8", *QUICK]
+    report = document_of("optimize", *arguments, "--report", tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == html_page(report)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("report.pdf", "Invalid value for '--report': the file of a report must end with .html, .md, .png, .json, got"),
+        ("absent/report.html", "Invalid value for '--report': the file of a report must be in a folder that is there"),
+    ],
+)
+def test_report_that_cannot_be_written_fails_first(plain: Path, tmp_path: Path, name: str, message: str) -> None:
+    arguments = [plain, "-o", tmp_path / "out.pt", "--device", "cpu", "--input", "4x8"]
+    assert message in error_of("optimize", *arguments, "--report", tmp_path / name, exit_status=2)
+    assert not (tmp_path / "out.pt").exists()
+
+
+def test_report_as_a_picture_without_matplotlib_fails(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    arguments = [plain, "-o", tmp_path / "out.pt", "--device", "cpu", "--input", "4x8"]
+    message = error_of("optimize", *arguments, "--report", tmp_path / "report.png")
+    assert message == "error: a report as .png must have matplotlib to draw it; pip install matplotlib"
 
 
 def test_level_o2_takes_calibration_data(tmp_path: Path) -> None:

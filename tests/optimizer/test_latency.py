@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from benchmarks import timing
-from torch_trt_ext.optimizer.latency import MIN_RUNS, Latency, calls_per_second, compare_latency, measure, time_calls
+from torch_trt_ext.optimizer.latency import (
+    MIN_RUNS,
+    CallTimes,
+    Latency,
+    calls_per_second,
+    compare_latency,
+    measure,
+    time_calls,
+)
 
 SHORT_S = 0.002
 LONG_S = 5 * SHORT_S
@@ -134,3 +142,15 @@ def test_benchmarks_measure_with_the_same_loop() -> None:
     assert timing.measure is measure
     assert timing.Latency is Latency
     assert (timing.WARMUP_RUNS, timing.TIMED_RUNS) == (100, 200)
+
+
+def test_distribution() -> None:
+    latency = CallTimes(wall_ms=[float(milliseconds) for milliseconds in range(101, 0, -1)]).latency()
+    spread = latency.distribution()
+    assert [spread[key] for key in ("min_ms", "p5_ms", "p25_ms", "median_ms", "p99_ms", "max_ms", "runs")] == [
+        *(1.0, 6.0, 26.0, 51.0, 100.0, 101.0),
+        101,
+    ]
+    assert list(latency.as_dict()) == ["median_ms", "p10_ms", "p90_ms", "device_ms", "runs"]
+    once = CallTimes(wall_ms=[2.5]).latency().distribution()
+    assert {value for key, value in once.items() if key.endswith("_ms") and key != "device_ms"} == {2.5}

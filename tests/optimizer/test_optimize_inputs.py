@@ -470,6 +470,7 @@ def test_report(capsys: pytest.CaptureFixture[str]) -> None:
         "left_in_torch",
         "accuracy",
         "coverage",
+        "latency",
     ]
     assert list(report["diagnosis"]) == ["model", "test_data_source", "shape_variation", "message", "test_data_info"]
     assert report["diagnosis"]["shape_variation"] == "undefined"

@@ -717,9 +717,10 @@ def test_prefer(prefer: str) -> None:
 def test_every_option_is_tested_here() -> None:
     """An option that is added needs a test above, and its name below."""
     tested = {
-        # Those of 8 bits in test_levels.py.
+        # Those of 8 bits in test_levels.py, the metric's in test_metric.py.
         "accuracy": [
             "check",
+            "max_metric_drop",
             "max_model_relative_error",
             "max_model_relative_error_8bit",
             "max_relative_error",

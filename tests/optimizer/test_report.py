@@ -98,13 +98,13 @@ def test_same_as_pai_blade(monkeypatch: pytest.MonkeyPatch, gpu: str) -> None:
         passes=[PassResult("PtTrtPassFp16", "effective", 40.59, 9.28)],
         overall=Overall(40.02, 9.27),
     )
-    assert list(report)[-4:] == ["engines", "left_in_torch", "accuracy", "coverage"]
+    assert list(report)[-5:] == ["engines", "left_in_torch", "accuracy", "coverage", "latency"]
     assert report["software_context"][2:] == [
         {"software": "tensorrt", "version": "10.6.0"},
         {"software": "torch_trt_ext", "version": "0.1.0"},
     ]
     del report["software_context"][2:], report["engines"], report["left_in_torch"]
-    del report["accuracy"], report["coverage"]
+    del report["accuracy"], report["coverage"], report["latency"]
     assert str(report) == PAI_BLADE_REPORT + "\n}"
     assert f"Report: {report}" == "Report: " + PAI_BLADE_REPORT + "\n}"
 
@@ -229,6 +229,14 @@ def test_values_become_strict_json() -> None:
     assert parse_strictly(str(report)) == report
     assert parse_strictly(report.to_json(indent=None)) == report
     assert "\n" not in report.to_json(indent=None)
+
+
+def test_tables_are_printed_a_row_a_line() -> None:
+    modules = [{"path": "", "engines": {"engine_0": 1}}, {"path": "a", "engines": {}}]
+    report = make_report(coverage={"engines": 1, "modules": modules}, engines=[{"layers": {"slowest": []}}])
+    assert parse_strictly(str(report)) == report
+    assert '    "modules": [\n      {"path": "", "engines": {"engine_0": 1}},\n      {"path": "a"' in str(report)
+    assert '"slowest": []' in str(report)
 
 
 def test_values_added_later_become_strict_json() -> None:

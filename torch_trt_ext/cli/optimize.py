@@ -12,6 +12,17 @@ from torch_trt_ext.cli.model_inputs import ModelInputs, read_items
 from torch_trt_ext.cli.optimized import report_answer
 from torch_trt_ext.cli.options import add_profile, building_options
 from torch_trt_ext.config import Config
+from torch_trt_ext.report_page import check_path
+
+
+def _check_report(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    """Refuses what cannot be written before the model is optimized, which takes long."""
+    if path is not None:
+        try:
+            check_path(path)
+        except (ValueError, OSError) as error:
+            raise click.BadParameter(str(error)) from error
+    return path
 
 
 @click.command()
@@ -28,6 +39,12 @@ from torch_trt_ext.config import Config
     type=click.Path(path_type=Path),
     help="Real inputs that 8-bit ranges are found from: a list of tuples that torch.save wrote.",
 )
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    callback=_check_report,
+    help="Also write the report, as its name ends: .html, .md, .png (needs matplotlib) or .json.",
+)
 @click.option("--opt-spec", type=click.Path(path_type=Path), help="Also write what the model needs, as JSON.")
 @answers
 def optimize(
@@ -38,6 +55,7 @@ def optimize(
     calibration: Path | None,
     model_inputs: ModelInputs,
     config: Config,
+    report: Path | None,
     opt_spec: Path | None,
     verbose: bool,
 ) -> Answer:
@@ -52,7 +70,9 @@ def optimize(
     arguments: dict[str, Any] = model_inputs.as_arguments()
     if calibration is not None:
         arguments["calib_data"] = read_items(calibration)
-    spec, report = optimize_file(model, output, level, device_type, config=config, verbose=verbose, **arguments)
+    spec, found = optimize_file(model, output, level, device_type, config=config, verbose=verbose, **arguments)
     if opt_spec is not None:
         spec.save(opt_spec)
-    return report_answer(output, report)
+    if report is not None:
+        found.save(report)
+    return report_answer(output, found)

@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 from tqdm import tqdm
@@ -32,6 +32,7 @@ class Latency:
         p90_ms: likewise, the ninetieth.
         device_ms: CUDA events around each call, median; None on the CPU.
         runs: calls that were timed, after the warm-up.
+        quantiles: of the wall clock, by name, for :meth:`distribution`.
     """
 
     median_ms: float
@@ -39,10 +40,19 @@ class Latency:
     p90_ms: float
     device_ms: float | None
     runs: int
+    quantiles: Mapping[str, float] = field(default_factory=dict, repr=False, compare=False)
 
     def as_dict(self) -> dict[str, float | int | None]:
         """For JSON, rounded to microseconds."""
-        return {name: round(value, 3) if isinstance(value, float) else value for name, value in asdict(self).items()}
+        return _rounded({name: value for name, value in vars(self).items() if name != "quantiles"})
+
+    def distribution(self) -> dict[str, float | int | None]:
+        """For JSON, rounded to microseconds: :meth:`as_dict` with more of how the calls are spread."""
+        return _rounded({**self.quantiles, "device_ms": self.device_ms, "runs": self.runs})
+
+
+def _rounded(values: Mapping[str, float | int | None]) -> dict[str, float | int | None]:
+    return {name: round(value, 3) if isinstance(value, float) else value for name, value in values.items()}
 
 
 def measure(
@@ -191,12 +201,27 @@ class CallTimes:
         """The figures that comparisons need."""
         # Deciles need two values.
         deciles = statistics.quantiles(self.wall_ms, n=10) if len(self.wall_ms) > 1 else self.wall_ms
+        median, least, most = statistics.median(self.wall_ms), min(self.wall_ms), max(self.wall_ms)
+        # Between the values that were seen: few calls do not say how far beyond these others are.
+        percentiles = statistics.quantiles(self.wall_ms, n=100, method="inclusive") if least < most else [least] * 99
         return Latency(
-            median_ms=statistics.median(self.wall_ms),
+            median_ms=median,
             p10_ms=deciles[0],
             p90_ms=deciles[-1],
             device_ms=statistics.median(self.device_ms) if self.device_ms else None,
             runs=len(self.wall_ms),
+            quantiles={
+                "min_ms": least,
+                "p5_ms": percentiles[4],
+                "p10_ms": percentiles[9],
+                "p25_ms": percentiles[24],
+                "median_ms": median,
+                "p75_ms": percentiles[74],
+                "p90_ms": percentiles[89],
+                "p95_ms": percentiles[94],
+                "p99_ms": percentiles[98],
+                "max_ms": most,
+            },
         )
 
 

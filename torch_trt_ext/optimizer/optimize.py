@@ -16,6 +16,7 @@ from torch_trt_ext import _C
 from torch_trt_ext.config import Config
 from torch_trt_ext.optimizer import observation, support
 from torch_trt_ext.optimizer.engine_builder import EngineBuilder, Level, make_builder
+from torch_trt_ext.optimizer.metric import Measure, Metric
 from torch_trt_ext.optimizer.model_input import ModelInput, argument_names, freeze, read_model
 from torch_trt_ext.optimizer.opt_spec import OptSpec
 from torch_trt_ext.optimizer.plugin_operators import operators_of
@@ -62,6 +63,8 @@ def optimize(
     calib_data: Sequence[tuple[Any, ...]] = (),
     custom_ops: Sequence[str | os.PathLike[str]] | None = None,
     verbose: bool = False,
+    *,
+    metric: Measure | None = None,
 ) -> tuple[torch.jit.ScriptModule, OptSpec, Report]:
     """Replaces parts of a model by engines, where these give the same answers faster.
 
@@ -84,14 +87,18 @@ def optimize(
             taken. Level "o1" does not look at it.
         custom_ops: libraries of custom operators, opened with ``torch.ops.load_library``.
         verbose: say on stderr what is being done.
+        metric: measures a model, as average precision or accuracy on data of yours: a function of a ScriptModule, on
+            the device, that returns a number, the larger the better. With it that number decides whether engines are
+            accurate, by ``config.accuracy.max_metric_drop``, and errors of answers are measured but have no limit. It
+            is called for the original model and after each round of building.
 
     Returns:
         The optimized model, or the model as it was when nothing was gained; what is needed to run it; the report.
 
     Raises:
-        TypeError: an argument is of the wrong kind.
-        ValueError: wrong level or device; neither test data nor shapes; a model that is in training mode, cannot become
-            TorchScript, or refuses the test data.
+        TypeError: an argument is of the wrong kind, or ``metric`` gives no number.
+        ValueError: wrong level or device; neither test data nor shapes; a metric that is not finite; a model that is in
+            training mode, cannot become TorchScript, or refuses the test data.
         FileNotFoundError: the model's file is not there.
         RuntimeError: engines for the device cannot be built on this machine, or the model's file cannot be read.
     """
@@ -123,7 +130,7 @@ def optimize(
         remarks = ["outputs has no effect, since TorchScript's outputs have no names"] if outputs else []
         if level == "o2":
             remarks += job.read_calibration(calib_data)
-        return job.run(source, samples, remarks)
+        return job.run(source, samples, remarks, metric)
 
 
 class _Job:
@@ -142,7 +149,7 @@ class _Job:
             print(f"torch_trt_ext: {text}", file=sys.stderr, flush=True)
 
     def run(
-        self, source: ModelInput, samples: Samples, remarks: Sequence[str]
+        self, source: ModelInput, samples: Samples, remarks: Sequence[str], measure: Measure | None
     ) -> tuple[torch.jit.ScriptModule, OptSpec, Report]:
         outcome = Outcome(source=source, samples=samples, config=self.config, builder=self.builder)
         outcome.remarks += [*remarks, *source.remarks]
@@ -150,7 +157,7 @@ class _Job:
         if modules_with_engine(source.script):
             outcome.remarks.append("the model is optimized already and was left as it is")
         else:
-            best = self._optimize(source, samples, outcome)
+            best = self._optimize(source, samples, outcome, measure)
         outcome.accepted = best.accepted if best else []
         spec = OptSpec.of_this_machine(
             self.config,
@@ -196,9 +203,15 @@ class _Job:
             return [f"{few}: ranges from fewer than {_FEW_CALIBRATION_ITEMS} may miss values that the model will see"]
         return []
 
-    def _optimize(self, source: ModelInput, samples: Samples, outcome: Outcome) -> Attempt | None:
+    def _optimize(
+        self, source: ModelInput, samples: Samples, outcome: Outcome, measure: Measure | None
+    ) -> Attempt | None:
         """Divides, builds, verifies and times; None when the model is better left as it is."""
         whole = WholeModel(outcome, self.device)
+        if measure is not None:
+            self.say("measuring the metric of the original model")
+            max_drop = self.config.accuracy.max_metric_drop
+            outcome.metric = Metric.of_original(measure, max_drop, whole.original())
         prepared, session = self._prepare(source.script, samples)
         nodes = prepared.nodes()
         outcome.nodes, outcome.session = nodes, session

@@ -2,7 +2,8 @@
 
 The arithmetic (ranges from histograms, scales, ``QuantizeLinear`` and ``DequantizeLinear`` pairs) is ONNX Runtime's,
 whose models both TensorRT and OpenVINO take. What is decided here is where: at the inputs and weights of convolutions
-and of products with constant matrices. Their outputs are left as they are, so that engines fuse what follows.
+and of products with constant matrices, and before what is added to them (``quantized_shortcuts``). Their outputs are
+left as they are, so that engines fuse what follows.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy.typing as npt
 import onnx
 
 from torch_trt_ext.optimizer.messages import first_line
+from torch_trt_ext.optimizer.quantized_shortcuts import quantize_shortcuts
 
 __all__ = [
     "INSTALL_ONNX_RUNTIME",
@@ -57,6 +59,13 @@ class Calibration:
     """
 
     ranges: Any
+
+    def reach(self) -> dict[str, float]:
+        """How far from 0 each tensor gets, after what the method leaves out."""
+        return {
+            name: max(float(np.abs(np.asarray(bound)).max()) for bound in found.range_value)
+            for name, found in self.ranges.items()
+        }
 
 
 def missing_for_quantization() -> str:
@@ -182,6 +191,7 @@ def to_8_bit(model: onnx.ModelProto, calibration: Calibration, *, keep: Collecti
     except Exception as error:  # likewise
         raise RuntimeError(f"ONNX Runtime cannot quantize the model: {first_line(error)}") from error
     quantized: onnx.ModelProto = quantizer.model.model
+    quantize_shortcuts(quantized, wanted, calibration.reach())
     return quantized
 
 

@@ -43,6 +43,10 @@ TestDataSource = Literal["user provided", "generated"]
 NO_INPUT_INFORMATION = "Unable to deduce model inputs information (data type, shape, value range, etc.)"
 
 _LEFT_KEYS = ("node", "source", "reason")
+
+#: Keys of long lists whose entries are printed on a line each.
+_TABLES = ("modules", "slowest")
+
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -113,7 +117,25 @@ class Report(dict[str, Any]):
         Raises:
             TypeError: a value was added that JSON cannot hold.
         """
-        return json.dumps(json_values("report", self), indent=indent, allow_nan=False)
+        values = json_values("report", self)
+        return json.dumps(values, allow_nan=False) if indent is None else _indented(values, " " * indent, "\n")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the report for people, as its name ends: ``.html`` (one page that needs nothing else), ``.md``
+        (Markdown), ``.png`` (a picture, which needs matplotlib), or ``.json``.
+
+        Args:
+            path: the file to write.
+
+        Raises:
+            ValueError: the name ends otherwise.
+            ModuleNotFoundError: a picture is wanted and matplotlib is not installed.
+            OSError: the file cannot be written.
+        """
+        # Only those who want a page load what makes it.
+        from torch_trt_ext.report_page import save
+
+        save(self, path)
 
     def __str__(self) -> str:
         return self.to_json()
@@ -174,6 +196,7 @@ def build_report(
     left_in_torch: Sequence[Mapping[str, object]] = (),
     accuracy: Mapping[str, object] | None = None,
     coverage: Mapping[str, object] | None = None,
+    latency: Mapping[str, object] | None = None,
 ) -> Report:
     """Makes the report of one run of ``optimize()`` on this machine.
 
@@ -195,10 +218,11 @@ def build_report(
         left_in_torch: one dict a node that no engine runs, with the keys "node", "source" and "reason".
         accuracy: measured errors.
         coverage: how much of the model engines run.
+        latency: how the calls that ``overall`` has the medians of are spread.
 
     Returns:
-        A new dict of JSON values: PAI-Blade's keys in its order, then ``engines``, ``left_in_torch``, ``accuracy`` and
-        ``coverage``. Latencies look like "9.28 ms", speedups like "4.37".
+        A new dict of JSON values: PAI-Blade's keys in its order, then ``engines``, ``left_in_torch``, ``accuracy``,
+        ``coverage`` and ``latency``. Latencies look like "9.28 ms", speedups like "4.37".
 
     Raises:
         TypeError: a value cannot be written as JSON.
@@ -250,8 +274,27 @@ def build_report(
         "left_in_torch": [{key: entry[key] for key in _LEFT_KEYS} for entry in left_in_torch],
         "accuracy": accuracy or {},
         "coverage": coverage or {},
+        "latency": latency or {},
     }
     return Report(json_values("report", report))
+
+
+def _indented(values: Any, indent: str, newline: str) -> str:
+    """As ``json.dumps`` with an indentation, but for tables, whose rows take a line each."""
+    if not isinstance(values, (dict, list)) or not values:
+        return json.dumps(values, allow_nan=False)
+    inside = newline + indent
+    if isinstance(values, list):
+        return f"[{inside}{f',{inside}'.join(_indented(value, indent, inside) for value in values)}{newline}]"
+    items = []
+    for name, value in values.items():
+        if name in _TABLES and isinstance(value, list) and value:
+            rows = [json.dumps(row, allow_nan=False) for row in value]
+            text = f"[{inside}{indent}{f',{inside}{indent}'.join(rows)}{inside}]"
+        else:
+            text = _indented(value, indent, inside)
+        items.append(f"{json.dumps(name)}: {text}")
+    return f"{{{inside}{f',{inside}'.join(items)}{newline}}}"
 
 
 def _check_latency(subject: str, value: float) -> None:

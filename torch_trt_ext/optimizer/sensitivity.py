@@ -52,6 +52,11 @@ class Rounding:
         self._error = error
         self._ranking: list[tuple[int, float]] | None = None
 
+    @property
+    def size(self) -> int:
+        """How many nodes there are."""
+        return len(self._nodes)
+
     def error_of(self, nodes: Sequence[int]) -> float:
         """The relative error of the answers when these nodes round and no others do."""
         _C.set_rounding(self._session, _DTYPES[self._precision], set(nodes))
@@ -89,18 +94,26 @@ class Rounding:
         }
 
 
-def search(rounding: Rounding, limit: float, is_accurate_with: Callable[[dict[int, str]], bool]) -> bool:
+def share_of(rounding: Rounding) -> int:
+    """How many nodes go back first where a limit does not say how many: with the last attempt half of them are."""
+    return max(1, int(rounding.size * _MOST_NODES) >> (_ATTEMPTS - 1))
+
+
+def search(
+    rounding: Rounding, limit: float, is_accurate_with: Callable[[dict[int, str]], bool], first: int = 1
+) -> bool:
     """Gives nodes more bits until the real engines are accurate: as few as rounding says, then twice as many.
 
     Args:
         rounding: of what is not accurate.
         limit: for the relative error.
         is_accurate_with: builds engines with more bits for these nodes, and those of the calls before, and tells.
+        first: how many nodes go back at least the first time.
 
     Returns:
         Whether they are.
     """
-    count = 1
+    count = first
     for _ in range(_ATTEMPTS):
         back = rounding.back(limit, count)
         if back is None:

@@ -16,6 +16,8 @@ from torch_trt_ext.optimizer.accuracy import Comparison
 from torch_trt_ext.optimizer.candidates import Candidate
 from torch_trt_ext.optimizer.engine_builder import EngineBuilder, Precision
 from torch_trt_ext.optimizer.latency import Latency
+from torch_trt_ext.optimizer.layer_times import LayerTimes, time_layers
+from torch_trt_ext.optimizer.metric import Metric
 from torch_trt_ext.optimizer.model_input import ModelInput
 from torch_trt_ext.optimizer.report import NO_INPUT_INFORMATION, Overall, PassResult, Report, build_report
 from torch_trt_ext.optimizer.samples import Samples
@@ -39,6 +41,9 @@ _PACKAGES = f"{Path(torch.__file__).parent.parent}/"
 #: Reasons that the diagnosis names.
 _LISTED_REASONS = 3
 
+#: Layers of an engine that are listed, the slowest ones.
+_LISTED_LAYERS = 20
+
 
 @dataclass
 class Outcome:
@@ -57,6 +62,7 @@ class Outcome:
         accepted: those that are in the optimized model.
         precision: what the engines were tried in last.
         comparison: the whole model's worst error.
+        metric: the user's, where there is one.
         original: latency of the model as it was.
         optimized: latency with the engines.
     """
@@ -73,6 +79,7 @@ class Outcome:
     accepted: list[Candidate] = field(default_factory=list)
     precision: Precision = "float32"
     comparison: Comparison | None = None
+    metric: Metric | None = None
     original: Latency | None = None
     optimized: Latency | None = None
 
@@ -93,6 +100,7 @@ def summarize(outcome: Outcome) -> Report:
         measured = outcome.optimized.median_ms if outcome.optimized else original
         status = "effective" if effective else "not effective"
         passes.append(PassResult(outcome.builder.pass_name(outcome.precision), status, original, measured))  # type: ignore[arg-type]
+    layers = {candidate.subgraph.name: _layer_times(candidate, outcome) for candidate in outcome.accepted}
     return build_report(
         config=outcome.config,
         device_type=outcome.builder.device_type,
@@ -104,10 +112,15 @@ def summarize(outcome: Outcome) -> Report:
         test_data_source=samples.source,
         shape_variation=samples.shape_variation,
         message=_message(outcome),
-        engines=[_describe(candidate, outcome) for candidate in outcome.accepted],
+        engines=[_describe(candidate, outcome, layers[candidate.subgraph.name]) for candidate in outcome.accepted],
         left_in_torch=_left(outcome),
         accuracy=_accuracy(outcome),
-        coverage=_coverage(outcome),
+        coverage=_coverage(outcome, layers),
+        latency={
+            name: latency.distribution()
+            for name, latency in (("original", outcome.original), ("optimized", outcome.optimized))
+            if latency and (effective or name == "original")
+        },
     )
 
 
@@ -133,7 +146,13 @@ def _message(outcome: Outcome) -> str:
     return text
 
 
-def _describe(candidate: Candidate, outcome: Outcome) -> dict[str, Any]:
+def _layer_times(candidate: Candidate, outcome: Outcome) -> LayerTimes | None:
+    call = candidate.subgraph.calls[0]
+    inputs = [call[position] for position in candidate.subgraph.engine_inputs]
+    return time_layers(outcome.builder, candidate.built.plan, inputs)
+
+
+def _describe(candidate: Candidate, outcome: Outcome, layers: LayerTimes | None) -> dict[str, Any]:
     assert candidate.comparison is not None
     plan = candidate.built.plan
     ranges = {
@@ -168,6 +187,25 @@ def _describe(candidate: Candidate, outcome: Outcome) -> dict[str, Any]:
         "cuda_graphs": candidate.engine.cuda_graphs(),
         "error": candidate.comparison.summary(),
         "latency": timed,
+        "layers": _layers(layers, outcome) if layers else {},
+    }
+
+
+def _layers(times: LayerTimes, outcome: Outcome) -> dict[str, Any]:
+    slowest = sorted(times.layers, key=lambda layer: -layer.ms)[:_LISTED_LAYERS]
+    return {
+        "count": len(times.layers),
+        "total_ms": round(sum(layer.ms for layer in times.layers), 4),
+        "runs": times.runs,
+        "slowest": [
+            {
+                "name": layer.name,
+                "kind": layer.kind,
+                "module": "" if layer.node is None else outcome.nodes[layer.node].module_path,
+                "ms": round(layer.ms, 4),
+            }
+            for layer in slowest
+        ],
     }
 
 
@@ -181,15 +219,49 @@ def _by_input(candidate: Candidate) -> dict[str, list[Any]]:
 
 def _left(outcome: Outcome) -> list[dict[str, Any]]:
     names = occurrences(outcome.nodes)
-    covered = _covered(outcome)
     entries = []
-    for number in sorted(outcome.left):
+    for number in _left_nodes(outcome):
         node = outcome.nodes[number]
-        if number in covered or node.kind in _STRUCTURE:
-            continue
         source = ", ".join(part for part in (node.source.removeprefix(_PACKAGES), node.module_path) if part)
         entries.append({"node": names[number], "source": source, "reason": outcome.left[number]})
     return entries
+
+
+def _left_nodes(outcome: Outcome) -> list[int]:
+    covered = _covered(outcome)
+    return [
+        number
+        for number in sorted(outcome.left)
+        if number not in covered and outcome.nodes[number].kind not in _STRUCTURE
+    ]
+
+
+def _modules(outcome: Outcome, layers: Mapping[str, LayerTimes | None]) -> list[dict[str, Any]]:
+    """Each module with all that is in it: operators by engine, nodes that stay in PyTorch, time in engines."""
+    modules: dict[str, dict[str, Any]] = {}
+
+    def lineage(number: int) -> list[dict[str, Any]]:
+        """The node's module, and those that this is in, the model itself first."""
+        parts = list(filter(None, outcome.nodes[number].module_path.split(".")))
+        paths = [".".join(parts[:length]) for length in range(len(parts) + 1)]
+        return [modules.setdefault(path, {"path": path, "engines": {}, "left": 0, "left_nodes": []}) for path in paths]
+
+    names = occurrences(outcome.nodes)
+    left = set(_left_nodes(outcome))
+    engine_of = {number: found.subgraph.name for found in outcome.accepted for number in found.subgraph.nodes}
+    for node in outcome.nodes:
+        if node.id in left:
+            for module in lineage(node.id):
+                module["left"] += 1
+            lineage(node.id)[-1]["left_nodes"].append(names[node.id])
+        elif node.id in engine_of and not node.kind.startswith("prim::"):
+            for module in lineage(node.id):
+                module["engines"][engine_of[node.id]] = module["engines"].get(engine_of[node.id], 0) + 1
+    for times in layers.values():
+        for layer in times.layers if times else ():
+            for module in lineage(layer.node) if layer.node is not None else ():
+                module["engine_ms"] = round(module.get("engine_ms", 0.0) + layer.ms, 4)
+    return list(modules.values())
 
 
 def _covered(outcome: Outcome) -> set[int]:
@@ -205,10 +277,12 @@ def _accuracy(outcome: Outcome) -> dict[str, Any]:
     }
     if outcome.comparison is not None:
         accuracy["model"] = outcome.comparison.summary()
+    if outcome.metric is not None:
+        accuracy["metric"] = outcome.metric.summary()
     return accuracy
 
 
-def _coverage(outcome: Outcome) -> dict[str, Any]:
+def _coverage(outcome: Outcome, layers: Mapping[str, LayerTimes | None]) -> dict[str, Any]:
     if outcome.session is None:
         return {}
     covered = _covered(outcome)
@@ -226,6 +300,7 @@ def _coverage(outcome: Outcome) -> dict[str, Any]:
         "operators_total": len(operators),
         "compute": round(sum(flops[node.id] for node in inside) / total, 4) if total else 0.0,
         "gflops_total": round(total / 1e9, 3),
+        "modules": _modules(outcome, layers),
     }
 
 

@@ -175,7 +175,10 @@ class Trials:
         if not mixed:
             return attempt, problem
         with sensitivity.of_model(self._factory.prepared, mixed, whole.error_of) as rounding:
-            sensitivity.search(rounding, self._config.accuracy.model_limit(precision), is_accurate_with)
+            limit = self._config.accuracy.model_limit(precision)
+            # How far a metric falls is not known before engines are built.
+            first = 1 if outcome.metric is None else sensitivity.share_of(rounding)
+            sensitivity.search(rounding, limit, is_accurate_with, first)
         return last, wrong
 
     def _rebuilt(self, candidate: Candidate) -> Candidate:
@@ -190,7 +193,7 @@ class Trials:
 
     def _judge(self, candidate: Candidate) -> None:
         try:
-            verify(candidate, self._config)
+            verify(candidate, self._config, limited=self._outcome.metric is None)
             if not candidate.rejected:
                 choose_cuda_graphs(candidate, self._config, self._device)
                 time_against_torch(candidate, self._config, self._device)

@@ -41,15 +41,18 @@ class WholeModel:
 
     def why_inaccurate(self, optimized: observation.ModelMaker) -> str:
         """What is wrong with the answers of the model with engines; empty if it may be kept."""
-        outcome = self._outcome
+        outcome, metric = self._outcome, self._outcome.metric
         config, limits = outcome.config, outcome.config.accuracy
-        if not config.check_model:
+        if not config.check_model and metric is None:
             return ""
         outcome.comparison = comparison = self._compare(optimized)
-        limit = limits.model_limit(outcome.precision)
-        if comparison.within(limit):
+        # Where a metric decides, answers must only be there.
+        limit = limits.model_limit(outcome.precision) if metric is None else float("inf")
+        if not comparison.within(limit):
+            problem = f"the model is not accurate: {comparison.explain(limit)}"
+        elif metric is None or not (problem := metric.why_worse(optimized())):
             return ""
-        problem = f"with engines in {outcome.precision} the model is not accurate: {comparison.explain(limit)}"
+        problem = f"with engines in {outcome.precision} {problem}"
         forgiven = config.gpu_config.disable_fp16_accuracy_check and outcome.precision != "float32"
         if not limits.check or (forgiven and comparison.within(float("inf"))):
             outcome.remarks.append(f"{problem}; they were kept, since the config says so")
