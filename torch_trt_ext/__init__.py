@@ -15,7 +15,7 @@ from torch_trt_ext.version import __version__
 if TYPE_CHECKING:
     from torch_trt_ext.builders.retinanet import build_retinanet_decode
     from torch_trt_ext.config import Config
-    from torch_trt_ext.engine import OpenVINOEngineExtension, TRTEngineExtension, engine_call
+    from torch_trt_ext.engine import EngineModule, OpenVINOEngineExtension, TRTEngineExtension, engine_call
     from torch_trt_ext.engine_plan import EnginePlan
     from torch_trt_ext.optimizer.opt_spec import OptSpec
     from torch_trt_ext.optimizer.optimize import optimize
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Config",
+    "EngineModule",
     "EnginePlan",
     "OpenVINOEngineExtension",
     "OptSpec",
@@ -42,6 +43,7 @@ __all__ = [
 
 _HOME = {
     "Config": "torch_trt_ext.config",
+    "EngineModule": "torch_trt_ext.engine",
     "EnginePlan": "torch_trt_ext.engine_plan",
     "OpenVINOEngineExtension": "torch_trt_ext.engine",
     "OptSpec": "torch_trt_ext.optimizer.opt_spec",

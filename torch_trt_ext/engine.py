@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, List  # noqa: UP035  (what TorchScript reads)
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch_trt_ext import runtime as _runtime  # noqa: F401  (registers the clas
 
 IoNames = tuple[Sequence[str], Sequence[str], Sequence[str], Sequence[str]]
 
-__all__ = ["IoNames", "OpenVINOEngineExtension", "TRTEngineExtension", "engine_call"]
+__all__ = ["EngineModule", "IoNames", "OpenVINOEngineExtension", "TRTEngineExtension", "engine_call"]
 
 
 def _read_bytes(plan: str | os.PathLike[str] | bytes | bytearray | memoryview) -> bytes:
@@ -121,6 +122,55 @@ def engine_call(engine: Any) -> Callable[[Sequence[Tensor]], list[Tensor]]:
     """
     from torch_trt_ext._C import EngineCall
 
+    _check_engine(engine)
+    return EngineCall(engine)
+
+
+class EngineModule(torch.nn.Module):
+    """An engine as a module: among other modules, in ``state_dict``, and where a model is scripted.
+
+    ``forward(List[Tensor]) -> List[Tensor]`` is the engine's. The state dict holds the engine as ``torch.jit.save``
+    writes it, ``Tensor[bytes]``, uint8; ``load_state_dict`` makes the engine of it, whether the module had one before
+    or not, with the promises of ``torch.jit.load``: where it cannot run, ``module.engine.why_not()`` says why.
+
+    Args:
+        engine: what :class:`TRTEngineExtension` or :class:`OpenVINOEngineExtension` gives; None for a module that gets
+            its engine from ``load_state_dict``.
+
+    Raises:
+        TypeError: this is no engine.
+    """
+
+    def __init__(self, engine: Any = None) -> None:
+        super().__init__()
+        if engine is not None:
+            _check_engine(engine)
+        self.engine: Any = engine
+
+    def forward(self, inputs: List[Tensor]) -> List[Tensor]:  # noqa: UP006  (what TorchScript reads)
+        """Runs the engine."""
+        outputs: List[Tensor] = self.engine.forward(inputs)  # noqa: UP006
+        return outputs
+
+    @torch.jit.unused
+    def get_extra_state(self) -> Tensor:
+        """What the state dict has; empty without an engine."""
+        buffer = io.BytesIO()
+        if self.engine is not None:
+            torch.jit.save(torch.jit.script(EngineModule(self.engine)), buffer)
+        return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8) if buffer.tell() else torch.empty(0)
+
+    @torch.jit.unused
+    def set_extra_state(self, state: Tensor) -> None:
+        """Takes the engine that a state dict has. Raises what ``torch.jit.load`` does where it is damaged."""
+        if not state.numel():
+            self.engine = None
+            return
+        buffer = io.BytesIO(state.cpu().numpy().tobytes())
+        self.engine = torch.jit.load(buffer).engine  # type: ignore[no-untyped-call]
+
+
+def _check_engine(engine: Any) -> None:
     kind: Any = engine._type() if isinstance(engine, torch.ScriptObject) else None
     name = kind.name() if kind else type(engine).__name__
     if name not in (TRTEngineExtension._torch_name, OpenVINOEngineExtension._torch_name):
@@ -128,4 +178,3 @@ def engine_call(engine: Any) -> Callable[[Sequence[Tensor]], list[Tensor]]:
             f"engine must be a TRTEngineExtension or an OpenVINOEngineExtension, got {name}; "
             "pass the engine itself, as module.engine"
         )
-    return EngineCall(engine)

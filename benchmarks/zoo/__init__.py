@@ -53,8 +53,17 @@ def prepare(name: str) -> Example:
     torch.manual_seed(_SEED)
     example = build(model)
     example.model.eval()
+    _fill_zeros(example.model)
     fit_batch_norm(example.model, example.arguments)
     return example
+
+
+def _fill_zeros(model: nn.Module) -> None:
+    """Gives random numbers to weights that training would start at zero: after them every error would be zero, too."""
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)) and weight is not None and not weight.any():
+            nn.init.kaiming_normal_(weight)
 
 
 def image(size: int, *, frames: int = 0) -> Tensor:
