@@ -54,8 +54,20 @@ def prepare(name: str) -> Example:
     example = build(model)
     example.model.eval()
     _fill_zeros(example.model)
-    fit_batch_norm(example.model, example.arguments)
+    fit_batch_norm(example.model, _more_of(example.arguments))
     return example
+
+
+def _more_of(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """One image, or one clip, and another one: of a single one, some channels have a single value to fit to."""
+    if len(arguments) != 1:
+        return arguments
+    (given,) = arguments
+    if isinstance(given, list):
+        return ([*given, *(0.8 * image.flip(-1) for image in given)],)
+    if isinstance(given, Tensor) and given.is_floating_point():
+        return (torch.cat([given, 0.8 * given.flip(-1)]),)
+    return arguments
 
 
 def _fill_zeros(model: nn.Module) -> None:
