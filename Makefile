@@ -22,10 +22,18 @@ endif
 BUILD_FOLDER := build/native
 PACKAGE_FOLDER := torch_trt_ext
 
-.PHONY: demo test test-gpu sanitize sanitize-gpu build lint format clean
+.PHONY: demo examples test test-gpu sanitize sanitize-gpu build lint format clean
 
 demo: build
 	$(RUN_PYTHON) -m examples.retinanet.demo --out out/demo
+
+# Every example in its small form, a few minutes in all.
+examples: build
+	$(RUN_PYTHON) -m examples.leaky_network.demo --small --out out/examples/leaky_network
+	$(RUN_PYTHON) -m examples.packnet.demo --small --out out/examples/packnet
+	$(RUN_PYTHON) -m examples.detr.demo --small --out out/examples/detr
+	$(RUN_PYTHON) -m examples.engine_table.demo --small --out out/examples/engine_table
+	$(RUN_PYTHON) -m examples.retinanet.demo --scenes 16 --warmup 3 --runs 10 --out out/examples/retinanet
 
 test: build
 	$(RUN_PYTHON) -m pytest

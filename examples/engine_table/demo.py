@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import torch_trt_ext
 from benchmarks.optimizing import quiet_config
 from examples.engine_table.models import images, resnet18, transformers
-from examples.leaky_network.running import Check, Place, choose_place, conclude, parser_for, print_rows
+from examples.running import Check, Place, choose_place, conclude, parser_for, print_rows
 from torch_trt_ext import EngineModule
 from torch_trt_ext.optimizer.accuracy import compare
 from torch_trt_ext.optimizer.latency import compare_latency

@@ -142,6 +142,24 @@ def test_written_out_attention_keeps_its_nodes_number() -> None:
     assert {onnx_export.node_of(node.name) for node in model.graph.node if node.op_type == "Softmax"} == {number}
 
 
+@pytest.mark.parametrize("operator", ["and", "or", "xor"])
+def test_operators_of_masks(operator: str) -> None:
+    class Masks(nn.Module):
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            positive = x > 0
+            if operator == "and":
+                positive = positive & mask
+            elif operator == "or":
+                positive = positive | mask
+            else:
+                positive = positive ^ mask
+            return x.masked_fill(positive, 2.0)
+
+    x, mask = torch.randn(4, 6), torch.rand(4, 1) > 0.5
+    traced = torch.jit.trace(Masks(), (x, mask))
+    check(export(traced, x, mask), traced, x, mask)
+
+
 class Masked(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -111,6 +111,20 @@ def _unflatten(graph: Any, node: Any) -> Any:
     return _insert(graph, "aten::reshape", [tensor, shape_list], node.output().type())
 
 
+def _of_bits(kind: str, *, bool_only: bool = False) -> Callable[[Any, Any], Any]:
+    """``&``, ``|`` and ``^`` of tensors under names that the exporter knows."""
+
+    def write(graph: Any, node: Any) -> Any:
+        inputs = list(node.inputs())
+        if not all(isinstance(value.type(), torch.TensorType) for value in inputs):
+            raise NotWrittenOut("an operator on the bits of a number is not written out")
+        if bool_only and not all(value.type().dtype() == torch.bool for value in inputs):
+            raise NotWrittenOut("this operator on bits is written out for bool alone")
+        return _insert(graph, kind, inputs, node.output().type())
+
+    return write
+
+
 def _is_constant(value: Any) -> bool:
     return bool(value.node().kind() == "prim::Constant")
 
@@ -141,4 +155,7 @@ WRITTEN_OUT: dict[str, Callable[[Any, Any], Any | None]] = {
     "aten::_native_multi_head_attention": _multi_head_attention,
     "aten::scaled_dot_product_attention": _scaled_dot_product_attention,
     "aten::unflatten": _unflatten,
+    "aten::__and__": _of_bits("aten::bitwise_and"),
+    "aten::__or__": _of_bits("aten::bitwise_or"),
+    "aten::__xor__": _of_bits("aten::logical_xor", bool_only=True),
 }
