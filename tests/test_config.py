@@ -57,6 +57,7 @@ def test_defaults() -> None:
             "max_model_relative_error": 0.05,
             "max_relative_error_8bit": 0.1,
             "max_model_relative_error_8bit": 0.1,
+            "max_metric_drop": 0.01,
         },
         "timing": {
             "warmup_runs": 100,
