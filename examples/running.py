@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ import torch
 import torch_trt_ext
 from benchmarks.timing import environment
 from torch_trt_ext.builders.tensorrt_build import missing_for_building
+from torch_trt_ext.optimizer.report import Report
 
 DeviceType = Literal["gpu", "cpu"]
 
@@ -63,8 +64,11 @@ class Check:
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
 
-def choose_place(requested: DeviceType | None) -> Place:
+def choose_place(requested: str | None) -> Place:
     """Picks where to run.
+
+    Args:
+        requested: what the user gave as ``--device``: "cpu", or "gpu" or "cuda"; None for what is there.
 
     Raises:
         RuntimeError: a GPU was asked for and TensorRT engines cannot be built here, or no engine can run.
@@ -72,8 +76,8 @@ def choose_place(requested: DeviceType | None) -> Place:
     no_tensorrt = missing_for_building()
     if requested != "cpu" and not no_tensorrt:
         return Place("gpu", "TensorRT", f"Using TensorRT engines on {torch.cuda.get_device_name()}.")
-    if requested == "gpu":
-        raise RuntimeError(f"--device gpu needs TensorRT engines: {no_tensorrt}")
+    if requested in ("gpu", "cuda"):
+        raise RuntimeError(f"--device {requested} needs TensorRT engines: {no_tensorrt}")
     no_openvino = torch_trt_ext.runtime.available_backends()["openvino"]
     if no_openvino:
         raise RuntimeError(f"neither engine can run here. TensorRT: {no_tensorrt}. OpenVINO: {no_openvino}")
@@ -88,6 +92,15 @@ def parser_for(name: str, description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("out/examples") / name, help="folder for what is written")
     parser.add_argument("--small", action="store_true", help="a minute at most on two cores")
     return parser
+
+
+def announcer(steps: int) -> Callable[[int, str], None]:
+    """A function that says which of a program's steps begins."""
+
+    def say(step: int, what: str) -> None:
+        print(f"[{step}/{steps}] {what}", flush=True)
+
+    return say
 
 
 def use_one_thread() -> None:
@@ -106,6 +119,51 @@ def run_module(module: str, *arguments: object) -> None:
         subprocess.CalledProcessError: it failed.
     """
     subprocess.run([sys.executable, "-m", module, *map(str, arguments)], check=True)
+
+
+def run_on_file(module: str, file: Path, inputs: Any, *options: object) -> dict[str, Any]:
+    """What a module of this repository finds, in a process of its own, when it runs a saved file on inputs.
+
+    Args:
+        module: takes the file, the inputs' file, the file for what it finds, and options.
+        file: of a model or an engine; what the two processes give each other lies beside it meanwhile.
+        inputs: what ``torch.save`` takes.
+        options: further arguments.
+
+    Raises:
+        subprocess.CalledProcessError: the process failed.
+    """
+    inputs_path, outputs_path = file.with_suffix(".inputs.pt"), file.with_suffix(".outputs.pt")
+    torch.save(inputs, inputs_path)
+    run_module(module, file, inputs_path, outputs_path, *options)
+    found: dict[str, Any] = torch.load(outputs_path, weights_only=True)
+    inputs_path.unlink()
+    outputs_path.unlink()
+    return found
+
+
+def save_optimized(optimized: torch.jit.ScriptModule, report: Report, path: Path) -> dict[str, Any]:
+    """Saves a model with engines, and its report beside it.
+
+    Returns:
+        For the summary: the file's size, the engines, and how much of the model is in them.
+    """
+    torch.jit.save(optimized, str(path))
+    path.with_suffix(".report.json").write_text(report.to_json() + "\n")
+    return {
+        "file_bytes": path.stat().st_size,
+        "engines": [
+            {key: engine[key] for key in ("name", "precision", "operators", "plan_bytes", "cuda_graphs")}
+            for engine in report["engines"]
+        ],
+        "compute_in_engines": report["coverage"].get("compute", 0.0),
+    }
+
+
+def calls_of(engines: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How often engines ran in a process of :mod:`examples.run_saved`, and how often PyTorch did in their place."""
+    counters = [engine["counters"] for engine in engines]
+    return {key: sum(counter[key] for counter in counters) for key in ("calls", "fallbacks")}
 
 
 def print_rows(rows: Sequence[Sequence[str]]) -> None:

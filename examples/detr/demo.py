@@ -25,11 +25,14 @@ from examples.detr.model import Detr, build_detr, make_images
 from examples.running import (
     Check,
     Place,
+    announcer,
+    calls_of,
     choose_place,
     conclude,
     parser_for,
     print_rows,
-    run_module,
+    run_on_file,
+    save_optimized,
     use_one_thread,
 )
 from torch_trt_ext.builders.onnx_openvino import native_precision
@@ -50,7 +53,7 @@ _SMALL_FORMS = (
     ("dynamic", "16 bits"),
     ("batched", "16 bits"),
 )
-_STEPS = 4
+say = announcer(4)
 
 #: N, H, W of one call.
 Size = tuple[int, int, int]
@@ -117,10 +120,6 @@ _FULL_EFFORT = {
 }
 
 
-def say(step: int, what: str) -> None:
-    print(f"[{step}/{_STEPS}] {what}", flush=True)
-
-
 def test_inputs(sizes: Sequence[Size], images: int) -> list[Tensor]:
     """Calls of the given sizes, in turn, until each size had its share of the pictures (once at least)."""
     inputs = []
@@ -160,31 +159,18 @@ def optimize_and_save(
             model, level, place.device_type, config=config, test_data=test_data, calib_data=calib_data
         )
     seconds = time.perf_counter() - started
-    torch.jit.save(optimized, str(path))
-    path.with_suffix(".report.json").write_text(report.to_json() + "\n")
     return {
         "optimize_seconds": round(seconds, 3),
-        "file_bytes": path.stat().st_size,
-        "engines": [
-            {key: engine[key] for key in ("name", "precision", "operators", "plan_bytes", "cuda_graphs")}
-            for engine in report["engines"]
-        ],
-        "compute_in_engines": report["coverage"].get("compute", 0.0),
+        **save_optimized(optimized, report, path),
         "message": report["diagnosis"]["message"],
     }
 
 
 def run_saved(path: Path, inputs: Sequence[Tensor], effort: Effort, place: Place) -> dict[str, Any]:
     """What a fresh process gets from a saved model."""
-    inputs_path, outputs_path = path.with_suffix(".inputs.pt"), path.with_suffix(".outputs.pt")
-    torch.save(list(inputs), inputs_path)
     options = ["--device", place.device, "--warmup", effort.warmup, "--runs", effort.rounds]
     options += ["--profiled-runs", effort.profiled]
-    run_module("examples.run_saved", path, inputs_path, outputs_path, *options)
-    found: dict[str, Any] = torch.load(outputs_path, weights_only=True)
-    inputs_path.unlink()
-    outputs_path.unlink()
-    return found
+    return run_on_file("examples.run_saved", path, list(inputs), *options)
 
 
 def with_throughput(latency: dict[str, Any], batch: int) -> dict[str, Any]:
@@ -282,9 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "tried_on": effort.forms[shapes].tried,
             "latency": latency,
             "mean_relative_error": errors.as_dict(),
-            "counters": {
-                key: sum(engine["counters"][key] for engine in engines.values()) for key in ("calls", "fallbacks")
-            },
+            "counters": calls_of(engines.values()),
             "layers": len(layers),
             "share_of_convolutions": round(convolution_share(layers), 4),
         }

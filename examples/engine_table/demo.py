@@ -21,27 +21,19 @@ from torch import Tensor, nn
 import torch_trt_ext
 from benchmarks.optimizing import quiet_config
 from examples.engine_table.models import images, resnet18, transformers
-from examples.running import Check, Place, choose_place, conclude, parser_for, print_rows
+from examples.running import Check, Place, announcer, choose_place, conclude, parser_for, print_rows
 from torch_trt_ext import EngineModule
 from torch_trt_ext.optimizer.accuracy import compare
 from torch_trt_ext.optimizer.latency import compare_latency
+from torch_trt_ext.optimizer.script_module import modules_with_engine
 
-_STEPS = 5
+say = announcer(5)
 
 #: Relative errors that are allowed, by what an engine computes in.
 _MAX_ERRORS = {"float32": 1e-3, "tf32": 5e-3, "float16": 0.02, "bfloat16": 0.05, "int8": 0.1}
 
 #: What the seed's author had on one GPU, ResNet-18, batch 128: milliseconds an iteration.
 SEED = {"eager": 31.35, "engine, float32": 21.53, "engine, 16 bits": 7.09}
-
-
-def say(step: int, what: str) -> None:
-    print(f"[{step}/{_STEPS}] {what}", flush=True)
-
-
-def engine_modules(model: torch.jit.ScriptModule) -> list[Any]:
-    """The modules of an optimized model that hold engines."""
-    return [module for name, module in model.named_children() if name.startswith("engine_")]
 
 
 class Table:
@@ -190,7 +182,7 @@ def ranges(table: Table, size: int) -> tuple[dict[str, Any], list[Check]]:
     batches = images(8, size).to(device)
     optimized, report = table.optimize(model, [(batches[:1],), (batches[:4],), (batches,)])
     worst = max(compare(model(batches[:count]), optimized(batches[:count])).relative for count in (1, 3, 5, 8))
-    (module,) = engine_modules(optimized)
+    (module,) = modules_with_engine(optimized).values()
     fallbacks = module.engine.counters()["fallbacks"]
     return {"profiles": module.engine.profiles(), "relative_error": worst}, [
         Check("worst relative error of batches 1, 3, 5 and 8", worst, _MAX_ERRORS[precision_of(report)]),
@@ -214,7 +206,7 @@ def builder_rows(table: Table, size: int, levels: Sequence[int]) -> list[dict[st
                     resnet18(size).to(x.device), [(x,)], cache=Path(folder), builder_level=level
                 )
                 seconds.append(round(time.perf_counter() - start, 2))
-        (module,) = engine_modules(optimized)
+        (module,) = modules_with_engine(optimized).values()
         row: dict[str, Any] = {"level": level, "seconds": seconds[0], "seconds_with_timings": seconds[1]}
         for word, graphs in (("ms", False), ("ms_with_cuda_graphs", True)):
             module.engine.set_cuda_graphs(graphs)
@@ -253,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ),
         ]
     )
-    (module, *_) = engine_modules(half)
+    (module, *_) = modules_with_engine(half).values()
     x = images(batch, size).to(place.device)
 
     say(2, "Two transformers")

@@ -23,11 +23,12 @@ from examples.leaky_network.model import NEG_SLOPE, load_scans, train
 from examples.running import (
     Check,
     Place,
+    announcer,
     choose_place,
     conclude,
     parser_for,
     print_rows,
-    run_module,
+    run_on_file,
     use_one_thread,
 )
 
@@ -37,23 +38,13 @@ MAX_PROBABILITY_ERROR = 1e-4
 MAX_ONE_LAYER_ERROR = 1e-6
 MIN_ACCURACY = 0.95
 
-_STEPS = 5
-
-
-def say(step: int, what: str) -> None:
-    print(f"[{step}/{_STEPS}] {what}", flush=True)
+say = announcer(5)
 
 
 def run_engine(engine: Path, inputs: Tensor, place: Place, batch_size: int, runs: int) -> dict[str, Any]:
     """What a fresh process gets from an engine's file."""
-    inputs_path, outputs_path = engine.with_suffix(".inputs.pt"), engine.with_suffix(".outputs.pt")
-    torch.save(inputs, inputs_path)
     options = ["--device", place.device, "--batch-size", batch_size, "--runs", runs]
-    run_module("examples.leaky_network.run_saved", engine, inputs_path, outputs_path, *options)
-    found: dict[str, Any] = torch.load(outputs_path, weights_only=True)
-    inputs_path.unlink()
-    outputs_path.unlink()
-    return found
+    return run_on_file("examples.leaky_network.run_saved", engine, inputs, *options)
 
 
 def layer_names(layer_info: str) -> list[str]:

@@ -26,11 +26,14 @@ from examples.retinanet.scenes import compose_scene
 from examples.running import (
     Check,
     Place,
+    announcer,
+    calls_of,
     choose_place,
     conclude,
     parser_for,
     print_rows,
-    run_module,
+    run_on_file,
+    save_optimized,
     use_one_thread,
 )
 
@@ -39,7 +42,7 @@ MAX_RELATIVE_ERROR = {"float32": 1e-3, "auto": 0.02}
 
 #: What the precisions are called in what is printed.
 _NAMES = {"float32": "float32", "auto": "16 bits"}
-_STEPS = 4
+say = announcer(4)
 _GROUP_NORM = "aten::group_norm"
 
 
@@ -65,10 +68,6 @@ _FULL_EFFORT = {
     "cpu": Effort(warmup=3, runs=20, max_seconds=60, images=4),
     "gpu": Effort(warmup=100, runs=200, max_seconds=60, images=16),
 }
-
-
-def say(step: int, what: str) -> None:
-    print(f"[{step}/{_STEPS}] {what}", flush=True)
 
 
 def make_images(count: int, height: int, width: int) -> Tensor:
@@ -105,31 +104,18 @@ def optimize_and_save(
             model, "o1", place.device_type, config=config, test_data=[(image[None],) for image in images]
         )
     seconds = time.perf_counter() - started
-    torch.jit.save(optimized, str(path))
-    path.with_suffix(".report.json").write_text(report.to_json() + "\n")
     left = [entry["node"].partition("@")[0] for entry in report["left_in_torch"]]
     return {
         "seconds": round(seconds, 3),
-        "file_bytes": path.stat().st_size,
-        "engines": [
-            {key: engine[key] for key in ("name", "precision", "operators", "plan_bytes")}
-            for engine in report["engines"]
-        ],
-        "compute_in_engines": report["coverage"].get("compute", 0.0),
+        **save_optimized(optimized, report, path),
         "group_norms_left_in_torch": left.count(_GROUP_NORM),
     }
 
 
 def run_saved(path: Path, images: Tensor, effort: Effort, place: Place) -> dict[str, Any]:
     """What a fresh process gets from a saved model, one picture a call."""
-    inputs_path, outputs_path = path.with_suffix(".inputs.pt"), path.with_suffix(".outputs.pt")
-    torch.save([image[None].clone() for image in images], inputs_path)
     options = ["--device", place.device, "--warmup", effort.warmup, "--runs", effort.runs]
-    run_module("examples.run_saved", path, inputs_path, outputs_path, *options)
-    found: dict[str, Any] = torch.load(outputs_path, weights_only=True)
-    inputs_path.unlink()
-    outputs_path.unlink()
-    return found
+    return run_on_file("examples.run_saved", path, [image[None].clone() for image in images], *options)
 
 
 def relative_errors(expected: Sequence[Sequence[Tensor]], actual: Sequence[Sequence[Tensor]]) -> list[float]:
@@ -187,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = saved[precision]
         errors = relative_errors(expected, found["outputs"])
         engines = found["engines"].values()
-        counters = {key: sum(engine["counters"][key] for engine in engines) for key in ("calls", "fallbacks")}
+        counters = calls_of(engines)
         results[precision] = {
             **built[precision],
             "latency": found["latency"],

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import torch_trt_ext
 from benchmarks.timing import TIMED_RUNS, WARMUP_RUNS, environment, measure
 from examples.retinanet.draw import draw_detections, grid
 from examples.retinanet.evaluate import coco_ap, detect_scenes
 from examples.retinanet.model import BackboneAndHeads, PlainDetector, load_digit_detector
 from examples.retinanet.pipeline import MixedDetector, build_postprocess_plan, to_detections
 from examples.retinanet.scenes import NUM_TEST_SCENES, fixed_test_scenes
-from torch_trt_ext.builders.tensorrt_build import missing_for_building
+from examples.running import announcer, choose_place, print_rows, run_on_file
 
 _BATCH_SIZE = 8
-_STEPS = 6
+say = announcer(6)
 _PICTURE_SCENES = 4
 _PICTURE_WIDTH = 1200
 
@@ -75,31 +72,6 @@ def compare_detections(first: Detections, second: Detections, *, tolerance_px: f
     return Agreement(box_difference, score_difference, unmatched, sum(len(one["scores"]) for one in first))
 
 
-def choose_device(requested: str | None) -> tuple[str, str]:
-    """Picks where to run, and says why in one line.
-
-    Returns:
-        ``("cuda" or "cpu", sentence)``.
-
-    Raises:
-        RuntimeError: CUDA was asked for and TensorRT engines cannot run here.
-    """
-    no_tensorrt = missing_for_building()
-    if requested != "cpu" and not no_tensorrt:
-        return "cuda", f"Using TensorRT engines on {torch.cuda.get_device_name()}."
-    if requested == "cuda":
-        raise RuntimeError(f"--device cuda needs TensorRT engines: {no_tensorrt}")
-    no_openvino = torch_trt_ext.runtime.available_backends()["openvino"]
-    if no_openvino:
-        raise RuntimeError(f"neither engine can run here. TensorRT: {no_tensorrt}. OpenVINO: {no_openvino}")
-    why = "as asked" if requested == "cpu" else no_tensorrt
-    return "cpu", f"Using OpenVINO engines on the CPU ({why})."
-
-
-def say(step: int, what: str) -> None:
-    print(f"[{step}/{_STEPS}] {what}", flush=True)
-
-
 def print_table(summary: dict[str, Any]) -> None:
     """Prints what was measured."""
     plain, mixed, agreement = summary["plain"], summary["mixed"], summary["agreement"]
@@ -119,10 +91,8 @@ def print_table(summary: dict[str, Any]) -> None:
             for name in ("AP", "AP50")
         ),
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
     print()
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_rows(rows)
     print(
         f"\n{summary['speedup']:.2f}x; of {agreement['detections']} detections {agreement['unmatched']} differ, the "
         f"others by at most {agreement['max_box_difference_px']:.2g} px and {agreement['max_score_difference']:.2g} in "
@@ -139,8 +109,9 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, help=f"default: {WARMUP_RUNS} on a GPU, 10 on the CPU")
     parser.add_argument("--runs", type=int, help=f"default: {TIMED_RUNS} on a GPU, 40 on the CPU")
     args = parser.parse_args()
-    device, sentence = choose_device(args.device)
-    print(sentence)
+    place = choose_place(args.device)
+    device = place.device.type
+    print(place.sentence)
     warmup = args.warmup or (WARMUP_RUNS if device == "cuda" else 10)
     runs = args.runs or (TIMED_RUNS if device == "cuda" else 40)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -164,15 +135,8 @@ def main() -> None:
     torch.jit.save(traced, str(model_path))
 
     say(4, "Loading and running it in a fresh process that imports only torch and torch_trt_ext.runtime")
-    images_path, outputs_path = args.out / "images.pt", args.out / "outputs.pt"
-    torch.save(images, images_path)
-    command = [sys.executable, "-m", "examples.retinanet.run_saved", str(model_path), str(images_path)]
-    command += [str(outputs_path), "--device", device, "--batch-size", str(_BATCH_SIZE)]
-    command += ["--warmup", str(warmup), "--runs", str(runs)]
-    subprocess.run(command, check=True)
-    saved = torch.load(outputs_path, weights_only=True)
-    images_path.unlink()
-    outputs_path.unlink()
+    options = ["--device", device, "--batch-size", _BATCH_SIZE, "--warmup", warmup, "--runs", runs]
+    saved = run_on_file("examples.retinanet.run_saved", model_path, images, *options)
     mixed_found = [found for batch in saved["batches"] for found in to_detections(batch)]
 
     say(5, "Running the plain PyTorch model on the same scenes")
@@ -184,7 +148,7 @@ def main() -> None:
     agreement = compare_detections(plain_found, mixed_found)
     summary: dict[str, Any] = {
         "device": device,
-        "engine": {"tensorrt": "TensorRT", "openvino": "OpenVINO"}[plan.backend],
+        "engine": place.engine,
         "scenes": len(scenes),
         "model_bytes": model_path.stat().st_size,
         "engine_bytes": len(plan.data),
