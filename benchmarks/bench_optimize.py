@@ -10,6 +10,7 @@ compared, fails or answers wrongly is in the results with the reason, and stops 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 import torch_trt_ext
-from benchmarks.models import ENGINE_MODELS, MODELS, Case, build_case, detections_or_outputs
+from benchmarks.models import ENGINE_MODELS, MODELS, Case, build_case, calibration_data, detections_or_outputs
 from benchmarks.optimizing import quiet_config
 from benchmarks.peers import PEERS, Call, Setting, Skipped
 from benchmarks.results import Results, header, measure_all, what
@@ -31,8 +32,15 @@ from torch_trt_ext.optimizer.structures import detach_clone, flatten_tensors, ma
 
 OURS = "ours"
 
-#: Relative error of a 16-bit model's answers, as optimize() allows by default.
+#: The ways of optimize()'s levels.
+LEVELS = {"o1": OURS, "o2": "ours, 8 bits"}
+
+#: Relative errors of 16-bit models' answers and of 8-bit ones, as optimize() allows by default.
 TOLERANCE = 0.05
+TOLERANCE_8_BIT = 0.1
+
+#: Seed of the first image that 8-bit detectors are judged by.
+_AGREEMENT_SEED = 5000
 
 
 def _float32(outputs: Any) -> Any:
@@ -57,22 +65,52 @@ def _reference(case: Case) -> Any:
         return _answers(case, lambda: case.plain(*case.arguments))
 
 
-def _optimize(case: Case, device: torch.device, args: argparse.Namespace) -> tuple[Call, Results, str]:
-    """The optimized model, what its report says, and what its largest engine computes in."""
+class Agreement:
+    """The share of a detector's detections that a model made of it finds again, on images of its own: 0 to 1.
+
+    Detections are the same with an IoU of at least 0.5 and the same class. A metric for ``optimize()``.
+
+    Args:
+        case: a detector's.
+        images: how many, at least; of one call in any case.
+    """
+
+    def __init__(self, case: Case, images: int = 4) -> None:
+        self._case = case
+        self._items = calibration_data(case, images, first_seed=_AGREEMENT_SEED)
+        self._references = [_reference(dataclasses.replace(case, arguments=arguments)) for arguments in self._items]
+
+    def __call__(self, model: Callable[..., Any]) -> float:
+        shares = []
+        for arguments, reference in zip(self._items, self._references, strict=True):
+            answers = _answers(self._case, functools.partial(model, *arguments))
+            shares += [1.0 - (output.mismatched or 0.0) for output in compare(reference, answers).errors]
+        return sum(shares) / len(shares)
+
+
+def _optimize(case: Case, level: str, device: torch.device, args: argparse.Namespace) -> tuple[Call, Results, str]:
+    """The model optimized at a level, what its report says, and what its largest engine computes in."""
     config = quiet_config(args.max_seconds, args.cache)
     config.precision.engine_precision = args.precision
+    agreement = None
+    if level == "o2" and args.agreement is not None and case.name in ENGINE_MODELS:
+        agreement = Agreement(case)
+        config.accuracy.max_metric_drop = 1.0 - args.agreement
     started = time.perf_counter()
     optimized, _, report = torch_trt_ext.optimize(
         case.model,
-        "o1",
+        level,
         device_type="gpu" if device.type == "cuda" else "cpu",
         config=config,
         test_data=[case.arguments],
+        calib_data=calibration_data(case, args.calibration) if level == "o2" else (),
+        metric=agreement,
     )
     seconds = time.perf_counter() - started
     engines = [
         {key: engine[key] for key in ("name", "precision", "operators", "plan_bytes", "build_seconds", "from_cache")}
-        | {"kept_float32": len(engine["kept_float32"]), "error": engine["error"]["relative"]}
+        | {kept: len(engine[kept]) for kept in ("kept_16bit", "kept_float32")}
+        | {"error": engine["error"]["relative"]}
         | {"speedup": engine["latency"].get("speedup")}
         for engine in report["engines"]
     ]
@@ -82,6 +120,7 @@ def _optimize(case: Case, device: torch.device, args: argparse.Namespace) -> tup
         "message": report["diagnosis"]["message"],
         "coverage": report["coverage"],
         "accuracy": report["accuracy"].get("model", {}).get("relative"),
+        "metric": report["accuracy"].get("metric"),
         "left_in_torch": len(report["left_in_torch"]),
         "engines": engines,
     }
@@ -89,9 +128,9 @@ def _optimize(case: Case, device: torch.device, args: argparse.Namespace) -> tup
     return lambda: optimized(*case.arguments), summary, largest["precision"]
 
 
-def _entry(comparison: Comparison) -> Results:
-    if not comparison.within(TOLERANCE):
-        return {"status": "wrong", "reason": comparison.explain(TOLERANCE)}
+def _entry(comparison: Comparison, tolerance: float) -> Results:
+    if not comparison.within(tolerance):
+        return {"status": "wrong", "reason": comparison.explain(tolerance)}
     return {"status": "checked", "relative_error": float(f"{comparison.relative:.3g}")}
 
 
@@ -107,14 +146,24 @@ def measure_case(case: Case, device: torch.device, args: argparse.Namespace) -> 
         For JSON: one entry for each way, with its latency or why it has none, and what optimize() reported.
     """
     reference = _reference(case)
-    call, summary, precision = _optimize(case, device, args)
+    ours: dict[str, Call] = {}
+    reports: dict[str, Results] = {}
+    precisions: dict[str, str] = {}
+    for level in args.levels:
+        name = LEVELS[level]
+        ours[name], reports[name], precisions[name] = _optimize(case, level, device, args)
+    precision = precisions.get(OURS, "float16" if device.type == "cuda" else "bfloat16")
     setting = Setting(case, device, precision, args.cache)
     calls: dict[str, Call] = {}
     entries: dict[str, Results] = {}
-    for name in (*PEERS, OURS):
+    for name in (*PEERS, *ours):
         try:
-            made = call if name == OURS else PEERS[name](setting)
-            entries[name] = _entry(compare(reference, _answers(case, made)))
+            made = ours[name] if name in ours else PEERS[name](setting)
+            comparison = compare(reference, _answers(case, made))
+            # A metric that decided has been measured, of the model as it is.
+            judged = bool(reports.get(name, {}).get("metric"))
+            tolerance = float("inf") if judged else TOLERANCE_8_BIT if name == LEVELS["o2"] else TOLERANCE
+            entries[name] = _entry(comparison, tolerance)
         except Skipped as reason:
             entries[name] = {"status": "skipped", "reason": str(reason)}
         except Exception as error:  # whatever another library raises
@@ -133,13 +182,14 @@ def measure_case(case: Case, device: torch.device, args: argparse.Namespace) -> 
         "inputs": [list(tensor.shape) for _, tensor in flatten_tensors(case.arguments)],
         "engine_precision": precision,
         "ways": entries,
-        "report": summary,
+        "report": reports.get(OURS),
+        "report_8_bit": reports.get(LEVELS["o2"]),
     }
 
 
 def table(measured: Sequence[Results]) -> str:
     """Median milliseconds of each way as Markdown, and how many times as fast ours is as eager float32."""
-    names = [*PEERS, OURS]
+    names = [*PEERS, *LEVELS.values()]
     lines = [
         "| model | batch | " + " | ".join(names) + " | ours against eager float32 | raw engine / ours |",
         "|---" * (len(names) + 4) + "|",
@@ -148,7 +198,7 @@ def table(measured: Sequence[Results]) -> str:
         ways = result.get("ways", {})
         cells = []
         for name in names:
-            way = ways.get(name, {"status": "failed"})
+            way = ways.get(name, {"status": ""})
             cells.append(f"{way['latency']['median_ms']:.2f} ms" if "latency" in way else way["status"])
         for name, words in (("eager float32", "{:.2f}x"), ("raw engine", "{:.3f}")):
             ratio = ways.get(name, {}).get("times_ours")
@@ -162,6 +212,13 @@ def _size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def _levels(text: str) -> list[str]:
+    levels = text.split(",")
+    if not set(levels) <= LEVELS.keys():
+        raise argparse.ArgumentTypeError(f"must be of {', '.join(LEVELS)}, got {text}")
+    return levels
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["gpu", "cpu"], required=True)
@@ -171,6 +228,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, help="folder for engines and TensorRT's timings; default: none")
     parser.add_argument(
         "--precision", default="auto", choices=["auto", "float32", "tf32", "float16", "bfloat16"], help="of engines"
+    )
+    parser.add_argument(
+        "--levels", type=_levels, default=["o1"], help="of optimize(), with commas: o1 and, for 8 bits, o2; default: o1"
+    )
+    parser.add_argument("--calibration", type=int, default=64, help="images that 8-bit ranges come from")
+    parser.add_argument(
+        "--agreement",
+        type=float,
+        help="share of a detector's detections that its 8-bit form must find again on four other images, 0 to 1, in "
+        "place of a limit for errors",
     )
     parser.add_argument("--size", type=_size, help="height x width in place of each model's own, as 320x320")
     parser.add_argument("--warmup", type=int, default=WARMUP_RUNS, help="calls of each before the clock starts")

@@ -42,10 +42,14 @@ class Bench:
         scenes: how many test scenes it is judged by.
         calibration: how many training scenes 8-bit ranges come from.
         max_seconds: of a measurement of time.
+        cache: folder for engines and TensorRT's timings, or None.
     """
 
-    def __init__(self, device: torch.device, scenes: int, calibration: int, max_seconds: float) -> None:
+    def __init__(
+        self, device: torch.device, scenes: int, calibration: int, max_seconds: float, cache: Path | None
+    ) -> None:
         self._device = device
+        self._cache = cache
         self._max_seconds = max_seconds
         self._scenes = fixed_test_scenes(scenes)
         self._calibration = [(_input(compose_scene(seed, "train"), device),) for seed in range(calibration)]
@@ -58,7 +62,7 @@ class Bench:
     def optimized(self, precision: str) -> Results:
         """The detector with engines of one of :data:`PRECISIONS`."""
         level, engine_precision = PRECISIONS[precision]
-        config = quiet_config(self._max_seconds, None)
+        config = quiet_config(self._max_seconds, self._cache)
         config.precision.engine_precision = engine_precision
         started = time.perf_counter()
         optimized, _, report = torch_trt_ext.optimize(
@@ -115,9 +119,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scenes", type=int, default=256, help="test scenes for AP")
     parser.add_argument("--calibration", type=int, default=128, help="training scenes for 8-bit ranges")
     parser.add_argument("--max-seconds", type=float, default=20.0, help="of a measurement of time")
+    parser.add_argument("--cache", type=Path, help="folder for engines and TensorRT's timings; default: none")
     args = parser.parse_args(arguments)
     device = torch.device("cuda" if args.device == "gpu" else "cpu")
-    bench = Bench(device, args.scenes, args.calibration, args.max_seconds)
+    bench = Bench(device, args.scenes, args.calibration, args.max_seconds, args.cache)
     cases: list[tuple[Results, Callable[[], Results]]] = [({"precision": "eager"}, bench.eager)]
     for precision in PRECISIONS:
         cases.append(({"precision": precision}, lambda precision=precision: bench.optimized(precision)))

@@ -23,13 +23,15 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 import torch_trt_ext
 from examples.retinanet.model import BackboneAndHeads, PlainDetector, load_digit_detector
 from examples.retinanet.pipeline import MixedDetector, build_postprocess_plan, to_detections
-from examples.retinanet.scenes import SCENE_HEIGHT, SCENE_WIDTH, fixed_test_scenes
+from examples.retinanet.scenes import SCENE_HEIGHT, SCENE_WIDTH, compose_scene, fixed_test_scenes
+from torch_trt_ext.optimizer.structures import flatten_tensors
 
 __all__ = [
     "ENGINE_MODELS",
     "MODELS",
     "Case",
     "build_case",
+    "calibration_data",
     "detections_or_outputs",
     "fit_batch_norm",
     "image_arguments",
@@ -42,6 +44,9 @@ _SEED = 0
 #: Images that statistics and heads are fitted to; another seed's than those that a model is then run on.
 _FIT_SEED = 1
 _FIT_IMAGES = 2
+
+#: Seed of the first image that 8-bit ranges come from.
+CALIBRATION_SEED = 1000
 
 #: Pixels between the points that noise is interpolated from: texture, parts and objects.
 _NOISE_CELLS = (4, 16, 64)
@@ -372,6 +377,32 @@ def build_case(name: str, device: torch.device | str, *, batch: int = 1, size: t
     model = builder(height, width).to(target)
     images = synthetic_images(batch, height, width).to(target)
     return Case(name, model, model, image_arguments(name, images))
+
+
+def calibration_data(case: Case, images: int, first_seed: int = CALIBRATION_SEED) -> list[tuple[Any, ...]]:
+    """Arguments of calls, for the ranges of 8-bit values: other images than the case's, in calls of as many.
+
+    Args:
+        case: of a model.
+        images: how many in all, at least; of one call in any case.
+        first_seed: of their pixels; each image has another.
+    """
+    if case.name == "digits_with_engine":
+        (own,) = case.arguments
+        scenes = [compose_scene(first_seed + n, "train").image for n in range(max(images, len(own)))]
+        return [(batch.to(own.device) / 255,) for batch in _batches(torch.stack(scenes).float(), own.shape[0])]
+    (first, *_) = flatten_tensors(case.arguments)
+    height, width = first[1].shape[-2:]
+    size = len(case.arguments[0])
+    every = [synthetic_images(1, height, width, seed=first_seed + number) for number in range(max(images, size))]
+    made = torch.cat(every).to(first[1].device)
+    if case.name in ENGINE_MODELS:
+        return [(batch,) for batch in _batches(made, size)]
+    return [image_arguments(case.name, batch) for batch in _batches(made, size)]
+
+
+def _batches(images: Tensor, size: int) -> list[Tensor]:
+    return list(images[: len(images) // size * size].split(size))
 
 
 def image_arguments(name: str, images: Tensor) -> tuple[Any, ...]:

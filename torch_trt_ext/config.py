@@ -364,7 +364,8 @@ class PrecisionConfig(_Options):
             again with more bits. Default "auto".
         keep_float32: ONNX operator types that stay in float32. Default :data:`KEEP_FLOAT32`.
         calibration: how the ranges of 8-bit values follow from the calibration data: "entropy" loses the least
-            information, "percentile" leaves the largest values out, "max" takes all in. Default "entropy".
+            information, with ranges at least as wide as the first item's, "percentile" leaves the largest values out,
+            "max" takes all in. Default "entropy".
         percentile: of absolute values, for "percentile"; from 1 to 100. Default 99.99.
     """
 

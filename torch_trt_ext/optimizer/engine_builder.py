@@ -23,7 +23,7 @@ from torch_trt_ext.engine_plan import EnginePlan
 from torch_trt_ext.optimizer.engine_cache import EngineCache, TimingCache, model_bytes_for_key
 from torch_trt_ext.optimizer.half_precision import to_half_precision
 from torch_trt_ext.optimizer.plugin_operators import PluginOperator, operators_of, registered_plugin_operators
-from torch_trt_ext.optimizer.quantization import dequantizing_nodes
+from torch_trt_ext.optimizer.quantization import float32_pairs, with_half_scales
 from torch_trt_ext.optimizer.report import DeviceType, software_versions
 from torch_trt_ext.runtime import library_path
 
@@ -209,9 +209,10 @@ class TensorRTBuilder(EngineBuilder):
             return model, {}
         half: Literal["float16", "bfloat16"] = "bfloat16" if precision == "bfloat16" else "float16"
         if precision == "int8":
-            # TensorRT sees 8-bit arithmetic where dequantized values go straight into a product. The pairs are float32.
-            products = dict.fromkeys(dequantizing_nodes(model), "computes on 8-bit integers, and gives float32")
-            sensitive = products | dict(sensitive)
+            # Pairs are in 16 bits as what is around them: TensorRT sees 8-bit arithmetic where what they give goes
+            # straight into a product, and what the product gives, straight into the next pair.
+            model = with_half_scales(model)
+            sensitive = float32_pairs(model, sensitive) | dict(sensitive)
         result = to_half_precision(
             model, half=half, keep_float32_ops=self.config.precision.keep_float32, keep_float32_nodes=sensitive
         )

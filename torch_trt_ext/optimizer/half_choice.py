@@ -74,8 +74,6 @@ _LOOKERS = frozenset(
     }
 )
 
-#: Operators whose scales are float32 by the rules of quantization.
-_QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 #: Operands that stay float32 although ONNX has them in 16 bits. Resize reads coordinates from its second input; the
 #: others are statistics, whose type LayerNormalization's stash_type says.
 _FLOAT32_INPUTS = {"Resize": {1}}
@@ -322,8 +320,6 @@ class HalfChoice:
             raise _Unable(f"{node.op_type} is to be kept")
         if node_title(node) in self._keep_nodes:
             raise _Unable("the node is to be kept")
-        if node.op_type in _QUANTIZERS:
-            raise _Unable("it quantizes, with scales in float32")
         if self._computes_on_shapes(node):
             raise _Unable("it computes on shapes, where 16 bits lose whole numbers")
         slots = _find_slots(node, facts, self.half)

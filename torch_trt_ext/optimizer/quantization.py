@@ -21,19 +21,21 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnx import numpy_helper
 
 from torch_trt_ext.optimizer.messages import first_line
-from torch_trt_ext.optimizer.quantized_shortcuts import quantize_shortcuts
+from torch_trt_ext.optimizer.quantized_shortcuts import quantize_shortcuts, summands
 
 __all__ = [
     "INSTALL_ONNX_RUNTIME",
     "Calibration",
     "CalibrationMethod",
     "calibrate",
-    "dequantizing_nodes",
+    "float32_pairs",
     "missing_for_quantization",
     "quantizable_nodes",
     "to_8_bit",
+    "with_half_scales",
 ]
 
 CalibrationMethod = Literal["entropy", "percentile", "max"]
@@ -43,6 +45,11 @@ _WEIGHTS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
 
 #: Scales of weights by output channel, the counterpart of what the engines' kernels do.
 _PER_CHANNEL = True
+
+#: The first opset whose scales may be float16.
+_HALF_SCALES = 19
+#: The smallest scale that float16, which has steps of 2^-24 near zero, has to a percent.
+_LEAST_HALF_SCALE = 50 * 2**-24
 
 #: What mends its absence.
 INSTALL_ONNX_RUNTIME = "pip install onnxruntime"
@@ -92,10 +99,41 @@ def quantizable_nodes(model: onnx.ModelProto) -> list[str]:
     ]
 
 
-def dequantizing_nodes(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes of a quantized model that take what ``DequantizeLinear`` gives."""
-    dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    return [node.name for node in model.graph.node if node.name and dequantized.intersection(node.input)]
+def with_half_scales(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy at an opset where scales may have 16 bits; what else changed there is what older models do not say."""
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    for opset in copied.opset_import:
+        if not opset.domain:
+            opset.version = max(opset.version, _HALF_SCALES)
+    return copied
+
+
+def float32_pairs(model: onnx.ModelProto, in_float32: Mapping[str, str]) -> dict[str, str]:
+    """What must be float32 in a quantized model where all else may be float16.
+
+    Args:
+        model: a quantized model.
+        in_float32: names of nodes that are float32 for other reasons.
+
+    Returns:
+        Names of nodes with the reason: products with scales that float16 has too roughly, and the pairs before those
+        and before products in float32, so that no cast comes between. A node without a name goes by its first output.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    makers = {node.output[0]: node for node in model.graph.node if node.output}
+    found: dict[str, str] = {}
+    for node in model.graph.node:
+        pairs = [makers[name] for name in node.input if name in makers and makers[name].op_type == "DequantizeLinear"]
+        scales = [numpy_helper.to_array(constants[pair.input[1]]) for pair in pairs if pair.input[1] in constants]
+        least = min((float(scale.min(initial=np.inf)) for scale in scales), default=np.inf)
+        reason = in_float32.get(node.name, "") if pairs else ""
+        if least < _LEAST_HALF_SCALE:
+            reason = reason or f"a scale of {least:.2g} is too small for float16"
+        if reason:
+            quantizers = [makers[pair.input[0]] for pair in pairs if pair.input[0] in makers]
+            found |= {each.name or each.output[0]: reason for each in (node, *pairs, *quantizers)}
+    return found
 
 
 def calibrate(
@@ -109,8 +147,8 @@ def calibrate(
     Args:
         model: in float32, with constants inside; it is not changed.
         calls: the inputs of each call, by name.
-        method: "entropy" for the range that loses least information, "percentile" for one that leaves the largest
-            values out, "max" for all.
+        method: "entropy" for the range that loses least information, of those at least as wide as the first call's,
+            "percentile" for one that leaves the largest values out, "max" for all.
         percentile: of absolute values, for "percentile"; from 1 to 100.
 
     Raises:
@@ -122,24 +160,11 @@ def calibrate(
     problem = missing_for_quantization()
     if problem:
         raise RuntimeError(problem)
-    from onnxruntime.quantization import CalibrationMethod as Method
-    from onnxruntime.quantization import create_calibrator
-
-    methods = {"entropy": Method.Entropy, "percentile": Method.Percentile, "max": Method.MinMax}
-    options: dict[str, Any] = {"symmetric": True}
-    if method == "percentile":
-        options["percentile"] = percentile
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "model.onnx"
         onnx.save(_with_initializers(model), str(path))
         try:
-            calibrator = create_calibrator(
-                path,
-                list(_WEIGHTS),
-                augmented_model_path=str(Path(folder) / "augmented.onnx"),
-                calibrate_method=methods[method],
-                extra_options=options,
-            )
+            calibrator = _make_calibrator(path, Path(folder) / "augmented.onnx", _ranged(model), method, percentile)
             # One call after the other: the values of all at once may not fit into memory.
             for call in calls:
                 calibrator.collect_data(_Calls([call]))
@@ -147,6 +172,40 @@ def calibrate(
         except Exception as error:  # ONNX Runtime raises errors of its own, of many types
             raise RuntimeError(f"ONNX Runtime cannot calibrate the model: {first_line(error)}") from error
     return Calibration(ranges)
+
+
+def _ranged(model: onnx.ModelProto) -> set[str]:
+    """Names of the tensors that quantization may round, weights aside."""
+    names = set(quantizable_nodes(model))
+    products = [node for node in model.graph.node if node.name in names]
+    return {node.input[0] for node in products} | summands(model.graph, names)
+
+
+def _make_calibrator(
+    path: Path, augmented_path: Path, tensors: Collection[str], method: CalibrationMethod, percentile: float
+) -> Any:
+    """ONNX Runtime's calibrator, ready to run, which keeps all inputs and outputs of products but for this."""
+    from onnxruntime.quantization import calibrate as calibrators
+
+    kinds: dict[CalibrationMethod, tuple[Any, dict[str, Any]]] = {
+        "entropy": (calibrators.EntropyCalibrater, {}),
+        "percentile": (calibrators.PercentileCalibrater, {"percentile": percentile}),
+        "max": (calibrators.MinMaxCalibrater, {}),
+    }
+    kind, options = kinds[method]
+
+    class Calibrator(kind):  # type: ignore[misc, valid-type]
+        def select_tensors_to_calibrate(self, model: onnx.ModelProto) -> tuple[set[str], dict[str, Any]]:
+            found, infos = super().select_tensors_to_calibrate(model)
+            return found.intersection(tensors), infos
+
+    # Summands that no product gives are selected here for they are tensors of additions.
+    calibrator = Calibrator(
+        path, [*_WEIGHTS, "Add"], augmented_model_path=str(augmented_path), symmetric=True, **options
+    )
+    calibrator.augment_graph()
+    calibrator.create_inference_session()
+    return calibrator
 
 
 def to_8_bit(model: onnx.ModelProto, calibration: Calibration, *, keep: Collection[str] = ()) -> onnx.ModelProto:
@@ -187,11 +246,11 @@ def to_8_bit(model: onnx.ModelProto, calibration: Calibration, *, keep: Collecti
                 },
             )
             quantizer.quantize_model()
+            quantize_shortcuts(quantizer.model.model.graph, wanted, calibration.reach())
             quantizer.model.topological_sort()
     except Exception as error:  # likewise
         raise RuntimeError(f"ONNX Runtime cannot quantize the model: {first_line(error)}") from error
     quantized: onnx.ModelProto = quantizer.model.model
-    quantize_shortcuts(quantized, wanted, calibration.reach())
     return quantized
 
 

@@ -7,14 +7,13 @@ has done it already where the other summand is in 8 bits for a product of its ow
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-__all__ = ["quantize_shortcuts"]
+__all__ = ["quantize_shortcuts", "summands"]
 
 _ZERO_POINT = "shortcut_zero_point"
 
@@ -22,49 +21,56 @@ _ZERO_POINT = "shortcut_zero_point"
 _ACTIVATIONS = frozenset({"Clip", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Tanh"})
 
 
-def quantize_shortcuts(model: onnx.ModelProto, products: Collection[str], reach: Mapping[str, float]) -> int:
+def summands(graph: onnx.GraphProto, products: Collection[str]) -> set[str]:
+    """Names of what is added to outputs of products, or is such an output and added to something."""
+    outputs = {name for node in graph.node if node.name in products for name in node.output}
+    additions = [node for node in graph.node if node.op_type == "Add" and not node.domain]
+    return {name for node in additions if outputs.intersection(node.input) for name in node.input}
+
+
+def quantize_shortcuts(graph: onnx.GraphProto, products: Collection[str], reach: Mapping[str, float]) -> int:
     """Puts, in place, a pair of ``QuantizeLinear`` and ``DequantizeLinear`` before what is added to products.
 
-    Sums that nothing takes in 8 bits are left alone.
+    Sums that nothing takes in 8 bits are left alone. New nodes come last: the graph has to be sorted.
 
     Args:
-        model: a quantized model.
+        graph: of a quantized model.
         products: names of its nodes that compute on 8-bit integers.
         reach: how far from 0 tensors get, by name; those without one stay as they are.
 
     Returns:
         How many summands are in 8 bits now that were not.
     """
-    graph = model.graph
     pairs = _pairs(graph)
-    made: list[onnx.NodeProto] = []
     count = 0
-    for addition, place in _shortcuts(graph, products):
+    for addition, place in list(_shortcuts(graph, products)):
         tensor = addition.input[place]
         if tensor not in pairs:
             if not reach.get(tensor, 0.0) > 0:
                 continue
-            pairs[tensor] = _make_pair(graph, tensor, reach[tensor], made)
+            pairs[tensor] = _add_pair(graph, tensor, reach[tensor])
         addition.input[place] = pairs[tensor]
         count += 1
-    _insert(graph, made)
     return count
 
 
 def _shortcuts(graph: onnx.GraphProto, products: Collection[str]) -> Iterator[tuple[onnx.NodeProto, int]]:
     """Additions to what only they take of a product, each with the place of the other summand."""
     makers = {name: node for node in graph.node for name in node.output}
-    uses = Counter(name for node in graph.node for name in node.input)
-    uses.update(value.name for value in graph.output)
     takers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
             takers.setdefault(name, []).append(node)
     constants = {tensor.name for tensor in graph.initializer}
+    outputs = {value.name for value in graph.output}
+
+    def is_products_alone(name: str) -> bool:
+        return name in makers and makers[name].name in products and len(takers[name]) == 1 and name not in outputs
+
     for node in graph.node:
         if node.op_type != "Add" or node.domain or constants.intersection(node.input):
             continue
-        alone = [name in makers and makers[name].name in products and uses[name] == 1 for name in node.input]
+        alone = [is_products_alone(name) for name in node.input]
         if any(alone) and _is_quantized(node.output[0], takers):
             # Of two products, as where a shortcut has one of its own, the second is taken for the shortcut.
             yield node, 1 if alone[0] else 0
@@ -88,32 +94,15 @@ def _pairs(graph: onnx.GraphProto) -> dict[str, str]:
     }
 
 
-def _make_pair(graph: onnx.GraphProto, tensor: str, reach: float, made: list[onnx.NodeProto]) -> str:
+def _add_pair(graph: onnx.GraphProto, tensor: str, reach: float) -> str:
     scale, quantized, dequantized = (f"{tensor}_shortcut_{part}" for part in ("scale", "quantized", "dequantized"))
     graph.initializer.append(numpy_helper.from_array(np.array(reach / 127, np.float32), scale))
     if not any(known.name == _ZERO_POINT for known in graph.initializer):
         graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), _ZERO_POINT))
-    made.append(helper.make_node("QuantizeLinear", [tensor, scale, _ZERO_POINT], [quantized], f"{tensor}_to_8_bit"))
-    made.append(
+    graph.node.append(
+        helper.make_node("QuantizeLinear", [tensor, scale, _ZERO_POINT], [quantized], f"{tensor}_to_8_bit")
+    )
+    graph.node.append(
         helper.make_node("DequantizeLinear", [quantized, scale, _ZERO_POINT], [dequantized], f"{tensor}_from_8_bit")
     )
     return dequantized
-
-
-def _insert(graph: onnx.GraphProto, made: list[onnx.NodeProto]) -> None:
-    """Puts nodes where what they take is there; ONNX wants graphs in an order that can be run."""
-    by_input = {node.input[0]: node for node in made}
-    nodes = list(graph.node)
-    del graph.node[:]
-
-    def add(node: onnx.NodeProto) -> None:
-        graph.node.append(node)
-        for name in node.output:
-            if name in by_input:
-                add(by_input.pop(name))
-
-    for value in graph.input:
-        if value.name in by_input:
-            add(by_input.pop(value.name))
-    for node in nodes:
-        add(node)
