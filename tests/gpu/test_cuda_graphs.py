@@ -93,20 +93,21 @@ def test_off_by_default_and_on_and_off_again() -> None:
 
 def test_alternating_shapes_are_recorded_once(engine: Any, twin: Any) -> None:
     inputs = [image(*shape) for shape in [(1, 3, 8, 8), (2, 3, 16, 24), (4, 3, 32, 16), (8, 3, 64, 64)]]
-    for _ in range(CALLS_UNTIL_GRAPH + 1):
-        for x in inputs:
-            check(twin, x, engine.forward([x])[0])
-    warm = engine.counters()
-    for _ in range(10):
+
+    def turn() -> None:
         for x in inputs:
             x.copy_(image(*x.shape))
-            (y,) = engine.forward([x])
-            del y
-    for x in inputs:
-        check(twin, x, engine.forward([x])[0])
+            check(twin, x, engine.forward([x])[0])
+
+    # The same turns before and after: where torch puts outputs depends on all that was allocated and freed in between.
+    for _ in range(CALLS_UNTIL_GRAPH + MISSES_BEFORE_STAGING):
+        turn()
+    warm = engine.counters()
+    for _ in range(10):
+        turn()
     counters = engine.counters()
     assert counters["graph_captures"] == warm["graph_captures"]
-    assert counters["graph_replays"] - warm["graph_replays"] == 44
+    assert counters["graph_replays"] - warm["graph_replays"] == 40
     assert counters["contexts"] == 4
 
 
