@@ -1,7 +1,9 @@
 #include <NvInferRuntime.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstring>
 #include <mutex>
 #include <tuple>
 
@@ -33,6 +35,24 @@ nvinfer1::IPluginRegistry* find_registry() {
   return get_registry == nullptr ? nullptr : get_registry();
 }
 
+using Creator = nvinfer1::IPluginCreatorV3One;
+
+/// Whether a registry has a creator of the same name and version. IPluginRegistry::getCreator would log an error where
+/// it has not.
+bool has_creator(const nvinfer1::IPluginRegistry& registry, const Creator& wanted) {
+  int32_t count = 0;
+  nvinfer1::IPluginCreatorInterface* const* all = registry.getAllCreators(&count);
+  return std::any_of(all, all + count, [&](const nvinfer1::IPluginCreatorInterface* each) {
+    if (std::strcmp(each->getInterfaceInfo().kind, wanted.getInterfaceInfo().kind) != 0) {
+      return false;
+    }
+    const auto* creator = static_cast<const Creator*>(each);
+    return std::strcmp(creator->getPluginName(), wanted.getPluginName()) == 0 &&
+           std::strcmp(creator->getPluginVersion(), wanted.getPluginVersion()) == 0 &&
+           std::strcmp(creator->getPluginNamespace(), wanted.getPluginNamespace()) == 0;
+  });
+}
+
 /// The creators' place in the registry of this process's TensorRT.
 class Registration {
  public:
@@ -44,8 +64,7 @@ class Registration {
       registry_ = find_registry();
       found = registry_ != nullptr;
       for (size_t index = 0; found && index < creators().size(); ++index) {
-        const auto* creator = static_cast<nvinfer1::IPluginCreatorV3One*>(creators()[index]);
-        if (registry_->getCreator(creator->getPluginName(), creator->getPluginVersion(), "") == nullptr) {
+        if (!has_creator(*registry_, *static_cast<const Creator*>(creators()[index]))) {
           registered_[index] = registry_->registerCreator(*creators()[index], "");
         }
       }

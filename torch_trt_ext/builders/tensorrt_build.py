@@ -190,10 +190,11 @@ def create_plugin(name: str, fields: Sequence[PluginField], *, version: str = "1
     trt = import_tensorrt()
     _error_recorder().clear()
     registry = trt.get_plugin_registry()
-    creator = registry.get_creator(name, version, "")
-    if creator is None and library is not None:
+    # Asked for what it has not, the registry logs an error.
+    present = any((each.name, each.plugin_version) == (name, version) for each in registry.all_creators)
+    if not present and library is not None:
         registry.load_library(library)
-        creator = registry.get_creator(name, version, "")
+    creator = registry.get_creator(name, version, "")
     if creator is None:
         raise RuntimeError(
             f"TensorRT {trt.__version__} must have the plugin '{name}' version {version} in its registry, but it has "
