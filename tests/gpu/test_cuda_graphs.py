@@ -222,7 +222,8 @@ def test_kept_when_copied_saved_and_loaded(engine: Any, twin: Any, tmp_path: Pat
     x = image(2, 3, 16, 16)
     for other in (torch.jit.load(path).engine, copy.deepcopy(engine)):
         assert other.cuda_graphs()
-        for _ in range(5):
+        # As many as are enough wherever torch puts the outputs.
+        for _ in range(MISSES_BEFORE_STAGING + CALLS_UNTIL_GRAPH):
             check(twin, x, other.forward([x])[0])
         assert other.counters()["graph_replays"] > 0
 
