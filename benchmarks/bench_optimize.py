@@ -118,7 +118,7 @@ def _optimize(case: Case, level: str, device: torch.device, args: argparse.Names
         "optimize_seconds": round(seconds, 2),
         "overall": report["overall"],
         "message": report["diagnosis"]["message"],
-        "coverage": report["coverage"],
+        "coverage": {key: value for key, value in report["coverage"].items() if key != "modules"},
         "accuracy": report["accuracy"].get("model", {}).get("relative"),
         "metric": report["accuracy"].get("metric"),
         "left_in_torch": len(report["left_in_torch"]),

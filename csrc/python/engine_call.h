@@ -11,7 +11,7 @@ namespace torch_trt_ext::python {
 /// TorchScript's.
 class EngineCall {
  public:
-  /// torch_trt_ext.engine_call makes sure that the object is an engine.
+  /// Throws c10::TypeError when the object is no engine.
   explicit EngineCall(const torch::jit::Object& engine);
 
   /// `inputs` is a list or tuple of tensors. Throws what forward throws, and py::type_error when it is something else.
