@@ -22,7 +22,7 @@ endif
 BUILD_FOLDER := build/native
 PACKAGE_FOLDER := torch_trt_ext
 
-.PHONY: demo examples test test-gpu sanitize sanitize-gpu build lint format clean
+.PHONY: demo examples docs test test-gpu sanitize sanitize-gpu build lint format clean
 
 demo: build
 	$(RUN_PYTHON) -m examples.retinanet.demo --out out/demo
@@ -34,6 +34,10 @@ examples: build
 	$(RUN_PYTHON) -m examples.detr.demo --small --out out/examples/detr
 	$(RUN_PYTHON) -m examples.engine_table.demo --small --out out/examples/engine_table
 	$(RUN_PYTHON) -m examples.retinanet.demo --scenes 16 --warmup 3 --runs 10 --out out/examples/retinanet
+
+# The documentation site, in site/; a warning is an error. Needs no build of the package.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(RUN_PYTHON) -m mkdocs build --strict
 
 test: build
 	$(RUN_PYTHON) -m pytest
@@ -85,4 +89,4 @@ format: $(READY)
 	git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs $(if $(VENV),$(VENV)/bin/)clang-format -i
 
 clean:
-	rm -rf build out $(PACKAGE_FOLDER)/_C.*.so $(PACKAGE_FOLDER)/lib $(PACKAGE_FOLDER)/include $(PACKAGE_FOLDER)/share
+	rm -rf build out site $(PACKAGE_FOLDER)/_C.*.so $(PACKAGE_FOLDER)/lib $(PACKAGE_FOLDER)/include $(PACKAGE_FOLDER)/share
