@@ -64,10 +64,6 @@ class NaiveEngine : public torch::CustomClassHolder {
   void prepare(const std::vector<at::Tensor>& inputs) {
     prepared_ = inputs;
     prepared_.push_back(forward(inputs).at(0));
-    for (size_t index = 0; index < prepared_.size(); ++index) {
-      const std::string& name = index < inputs_.size() ? inputs_[index] : outputs_[0];
-      context_->setTensorAddress(name.c_str(), prepared_[index].data_ptr());
-    }
   }
 
   // One step of a call, many times, with what prepare() bound.

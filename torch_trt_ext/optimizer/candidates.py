@@ -70,8 +70,7 @@ def build(factory: SubgraphFactory, subgraph: Subgraph, precision: Precision) ->
 
 def engine_call(candidate: Candidate, call: Sequence[Tensor]) -> list[Tensor]:
     """Runs a candidate's engine on a recorded call; only outputs with data."""
-    given = [call[position] for position in candidate.subgraph.engine_inputs]
-    return list(candidate.engine.forward(given))
+    return list(candidate.engine.forward(candidate.subgraph.engine_call(call)))
 
 
 def verify(candidate: Candidate, config: Config, *, limited: bool = True) -> None:

@@ -79,6 +79,10 @@ class Subgraph:
         """Positions of the outputs that the engine gives."""
         return [position for position, with_data in enumerate(self.with_data) if with_data]
 
+    def engine_call(self, call: Sequence[Tensor]) -> list[Tensor]:
+        """What the engine gets of a recorded call."""
+        return [call[position] for position in self.engine_inputs]
+
     def reference(self, call: Sequence[Tensor], module: Any = None) -> list[Tensor]:
         """What an engine should give for a recorded call: the outputs with data of the subgraph, or of another module
         in its place.
@@ -289,7 +293,7 @@ class SubgraphFactory:
         if subgraph.index not in self._calibrations:
             names = [value.name for value in model.graph.input]
             calls = [
-                {name: call[position].numpy() for name, position in zip(names, subgraph.engine_inputs, strict=True)}
+                {name: tensor.numpy() for name, tensor in zip(names, subgraph.engine_call(call), strict=True)}
                 for call in subgraph.calibration_calls
             ]
             method = cast(CalibrationMethod, options.calibration)

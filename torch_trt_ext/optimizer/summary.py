@@ -147,9 +147,8 @@ def _message(outcome: Outcome) -> str:
 
 
 def _layer_times(candidate: Candidate, outcome: Outcome) -> LayerTimes | None:
-    call = candidate.subgraph.calls[0]
-    inputs = [call[position] for position in candidate.subgraph.engine_inputs]
-    return time_layers(outcome.builder, candidate.built.plan, inputs)
+    subgraph = candidate.subgraph
+    return time_layers(outcome.builder, candidate.built.plan, subgraph.engine_call(subgraph.calls[0]))
 
 
 def _describe(candidate: Candidate, outcome: Outcome, layers: LayerTimes | None) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch_trt_ext.report_page.facts import Facts
 from torch_trt_ext.report_page.markup import Content, Markup, element, json_script, markup
+from torch_trt_ext.report_page.rows import engine_colours, reasons
 from torch_trt_ext.report_page.sections import sections
-from torch_trt_ext.report_page.style import ENGINE_COLOURS, STYLE
-from torch_trt_ext.report_page.tree import reasons
+from torch_trt_ext.report_page.style import STYLE
 from torch_trt_ext.report_page.verdicts import accuracy_verdict, headline, speed_verdict
 
 __all__ = ["html_page"]
@@ -34,10 +34,7 @@ def html_page(report: Mapping[str, Any]) -> str:
     # Scripts and tests read the document; NaN is no JSON, but a report that was made elsewhere may have it.
     values = _plain(report)
     facts = Facts(values)
-    colours = {
-        engine["name"].text(): f"c{number % len(ENGINE_COLOURS)}"
-        for number, engine in enumerate(facts["engines"].items())
-    }
+    colours = {name: f"c{number}" for name, number in engine_colours(facts).items()}
     name = facts["diagnosis"]["model"].text() or "a model"
     head = element(
         "head",

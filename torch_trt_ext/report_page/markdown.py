@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch_trt_ext.report_page.facts import Facts, Figure
-from torch_trt_ext.report_page.svg import latency_rows
-from torch_trt_ext.report_page.tree import Module, module_tree, reasons, rows_of
+from torch_trt_ext.report_page.rows import OUTPUT_COLUMNS, latency_rows, output_figures, reasons
+from torch_trt_ext.report_page.tree import Module, module_tree, rows_of
 from torch_trt_ext.report_page.verdicts import accuracy_verdict, headline, speed_verdict
 
 __all__ = ["markdown_page"]
@@ -78,14 +78,14 @@ def _summary(report: Facts) -> str:
 
 
 def _latency(report: Facts) -> list[str]:
-    rows = [row for row in latency_rows(report) if row[2]]
+    rows = [row for row in latency_rows(report) if row[1]]
     if not rows:
         return []
     keys = ("min_ms", "p10_ms", "p25_ms", "median_ms", "p75_ms", "p90_ms", "p99_ms", "max_ms")
     header = ["ms a call", *(key.removesuffix("_ms") for key in keys), "calls"]
     table = _table(
         header,
-        [[name, *(part[key].in_milliseconds() for key in keys), part["runs"].quantity()] for name, _, part, _ in rows],
+        [[name, *(part[key].in_milliseconds() for key in keys), part["runs"].quantity()] for name, part, _ in rows],
     )
     return ["## Latency", table]
 
@@ -152,17 +152,12 @@ def _accuracy(report: Facts) -> list[str]:
     rows: list[list[str | Figure]] = [
         [
             output["path"].text() or "the output",
-            output["dtype"].words(),
-            output["shape"].shape(),
-            output["relative"].error(),
-            output["max_abs"].error(),
-            output["mean_abs"].error(),
-            output["cosine"].quantity(),
+            *output_figures(output),
             output["note"].text(),
         ]
         for output in report["accuracy"]["model"]["outputs"].items()
     ]
-    header = ["output", "type", "shape", "relative error", "largest", "mean", "cosine", "note"]
+    header = ["output", *OUTPUT_COLUMNS, "note"]
     return ["## Accuracy", _table(header, rows)] if rows else []
 
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch_trt_ext.report_page.facts import Facts, Figure
+from torch_trt_ext.report_page.rows import BANDS, engine_colours, latency_rows, reasons
 from torch_trt_ext.report_page.style import ENGINE_COLOURS, PYTORCH_COLOUR
-from torch_trt_ext.report_page.svg import BANDS, latency_rows
-from torch_trt_ext.report_page.tree import Row, module_tree, reasons, rows_of
+from torch_trt_ext.report_page.tree import Row, module_tree, rows_of
 from torch_trt_ext.report_page.verdicts import accuracy_verdict, headline, speed_verdict
 
 __all__ = ["require_matplotlib", "save_picture"]
@@ -87,7 +87,8 @@ def save_picture(report: Mapping[str, Any], path: str | os.PathLike[str]) -> Non
     if latency:
         _draw_latency(areas[1], latency)
     if rows:
-        _draw_tree(areas[2], rows, _colours(facts))
+        colours = {name: ENGINE_COLOURS[number] for name, number in engine_colours(facts).items()}
+        _draw_tree(areas[2], rows, colours)
     if left:
         _draw_left(areas[3], left)
     picture.savefig(path, dpi=_DOTS_PER_INCH, format="png", metadata={"Software": None})
@@ -98,13 +99,6 @@ def _write(area: Any, x: float, y: float, text: str | Figure, **options: Any) ->
     # Names of a model may hold dollars, which matplotlib takes for formulas.
     options = {"fontsize": 9, "color": _INK, "va": "center", "parse_math": False, **options}
     area.text(x, y, "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words), **options)
-
-
-def _colours(report: Facts) -> dict[str, str]:
-    return {
-        engine["name"].text(): ENGINE_COLOURS[number % len(ENGINE_COLOURS)]
-        for number, engine in enumerate(report["engines"].items())
-    }
 
 
 def _fitting(text: str, most: int) -> str:
@@ -150,18 +144,18 @@ def _draw_cards(area: Any, report: Facts) -> None:
         _write(area, x, 1.33, more, color=_MUTED)
 
 
-def _draw_latency(area: Any, rows: list[tuple[str, str, Facts, Figure]]) -> None:
+def _draw_latency(area: Any, rows: list[tuple[str, Facts, Figure]]) -> None:
     _write(area, 0, 0.2, "Latency, milliseconds a call", weight="bold", fontsize=11)
-    numbers = [part[key].number() for _, _, part, _ in rows for key in ("p95_ms", "p99_ms")]
+    numbers = [part[key].number() for _, part, _ in rows for key in ("p95_ms", "p99_ms")]
     most = max([number for number in numbers if math.isfinite(number)] + [median.number for *_, median in rows])
     scale = 0.72 / most if most > 0 else 0.0
 
     def x(milliseconds: float) -> float:
         return 0.1 + scale * min(milliseconds, most)
 
-    for number, (name, kind, part, median) in enumerate(rows):
+    for number, (name, part, median) in enumerate(rows):
         y = 0.62 + 0.55 * number
-        colour = _BEFORE if kind == "before" else ENGINE_COLOURS[0]
+        colour = _BEFORE if name == "before" else ENGINE_COLOURS[0]
         _write(area, 0, y, name, weight="bold")
         area.barh(y, x(median.number) - x(0), 0.3, left=x(0), color=colour, alpha=0.3, linewidth=0)
         for low, high, opacity in BANDS:

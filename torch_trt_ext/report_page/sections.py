@@ -8,8 +8,9 @@ from collections.abc import Mapping
 
 from torch_trt_ext.report_page.facts import Facts
 from torch_trt_ext.report_page.markup import Content, Markup, element, markup, table
+from torch_trt_ext.report_page.rows import OUTPUT_COLUMNS, output_figures, reasons
 from torch_trt_ext.report_page.svg import latency_drawing, tree_drawing
-from torch_trt_ext.report_page.tree import module_tree, reasons
+from torch_trt_ext.report_page.tree import module_tree
 
 #: Rows of a list that are not folded.
 _OPEN_ROWS = 8
@@ -245,17 +246,11 @@ def _accuracy(report: Facts) -> Markup | None:
 
 
 def _outputs(outputs: list[Facts]) -> Markup:
-    header = ["output", "type", "shape", "relative", "largest", "mean", "cosine", "differ", "note"]
+    header = ["output", *OUTPUT_COLUMNS, "note"]
     rows: list[list[Content]] = [
         [
             element("code", output["path"].words()) if output["path"] else "the output",
-            output["dtype"].words(),
-            output["shape"].shape(),
-            output["relative"].error(),
-            output["max_abs"].error(),
-            output["mean_abs"].error(),
-            output["cosine"].quantity(),
-            output["mismatched"].percent(),
+            *output_figures(output),
             output["note"].text(),
         ]
         for output in outputs

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch_trt_ext.report_page.facts import Facts, Figure
 from torch_trt_ext.report_page.markup import Content, Markup, element
+from torch_trt_ext.report_page.rows import BANDS, latency_rows
 from torch_trt_ext.report_page.tree import Module, Row, rows_of
 
 _WIDTH = 1000
@@ -17,9 +18,6 @@ _WIDTH = 1000
 _LABEL_WIDTH = 150
 _FIGURE_WIDTH = 110
 _BAR_ROW = 58
-
-#: Pairs of percentiles, the widest first, and how opaque what lies between is drawn.
-BANDS = (("p5_ms", "p95_ms", 0.22), ("p10_ms", "p90_ms", 0.35), ("p25_ms", "p75_ms", 0.75))
 
 # Of the drawing of modules.
 _TREE_ROW = 24
@@ -45,27 +43,12 @@ def ticks(most: float, wanted: int = 6) -> list[float]:
     return [round(step * count, 12) for count in range(math.ceil(most / step) + 1)]
 
 
-def latency_rows(report: Facts) -> list[tuple[str, str, Facts, Figure]]:
-    """What to draw of a call's time: its name, its class, its distribution, and its median as the report has it.
-
-    Rows whose median was not measured are left out.
-    """
-    rows = []
-    for name, key, total in (("before", "original", "baseline"), ("after", "optimized", "optimized")):
-        part, median = report["latency"][key], report["overall"][total].words()
-        if not math.isfinite(median.number):
-            median = part["median_ms"].milliseconds()
-        if math.isfinite(median.number) and (name == "before" or report["engines"]):
-            rows.append((name, name, part, median))
-    return rows
-
-
 def latency_drawing(report: Facts) -> Markup | None:
     """Bars from 0 to the median, with bands between percentiles; None where nothing was measured."""
     rows = latency_rows(report)
     if not rows:
         return None
-    numbers = [part[key].number() for _, _, part, _ in rows for key in ("p99_ms", "p95_ms")]
+    numbers = [part[key].number() for _, part, _ in rows for key in ("p99_ms", "p95_ms")]
     most = max([number for number in numbers if math.isfinite(number)] + [median.number for *_, median in rows])
     marks = ticks(most)
     room = _WIDTH - _LABEL_WIDTH - _FIGURE_WIDTH
@@ -79,13 +62,13 @@ def latency_drawing(report: Facts) -> Markup | None:
         parts.append(element("line", class_="rule", x1=x(mark), x2=x(mark), y1=4, y2=bottom))
         label = f"{mark:g} ms" if mark == marks[-1] else f"{mark:g}"
         parts.append(_text(label, x(mark), bottom + 18, "dim", text_anchor="middle"))
-    for number, (name, kind, part, median) in enumerate(rows):
+    for number, (name, part, median) in enumerate(rows):
         top = 8 + _BAR_ROW * number
-        parts.append(_latency_row(name, kind, part, median, top, x))
+        parts.append(_latency_row(name, part, median, top, x))
     return _svg(bottom + 28, parts, "Milliseconds a call, before and after")
 
 
-def _latency_row(name: str, kind: str, part: Facts, median: Figure, top: float, x: Any) -> Markup:
+def _latency_row(name: str, part: Facts, median: Figure, top: float, x: Any) -> Markup:
     middle = top + _BAR_ROW / 2
     hint = ", ".join(f"{key} {value.text()}" for key, value in part.entries())
     drawn: list[Content] = [
@@ -93,7 +76,7 @@ def _latency_row(name: str, kind: str, part: Facts, median: Figure, top: float, 
         _text(name, 0, middle + 5, "strong"),
         element(
             "rect",
-            class_=kind,
+            class_=name,
             x=x(0.0),
             y=middle - 13,
             width=max(x(median.number) - x(0.0), 1),
@@ -110,7 +93,7 @@ def _latency_row(name: str, kind: str, part: Facts, median: Figure, top: float, 
             drawn.append(
                 element(
                     "rect",
-                    class_=kind,
+                    class_=name,
                     x=x(start),
                     y=middle - 13,
                     width=width,
@@ -121,11 +104,11 @@ def _latency_row(name: str, kind: str, part: Facts, median: Figure, top: float, 
             )
     least, most = part["min_ms"].number(), part["p99_ms"].number()
     if math.isfinite(least) and math.isfinite(most):
-        drawn.append(element("line", class_=kind, x1=x(least), x2=x(most), y1=middle, y2=middle, stroke_width=1.5))
+        drawn.append(element("line", class_=name, x1=x(least), x2=x(most), y1=middle, y2=middle, stroke_width=1.5))
     drawn.append(
         element(
             "line",
-            class_=kind,
+            class_=name,
             x1=x(median.number),
             x2=x(median.number),
             y1=middle - 18,

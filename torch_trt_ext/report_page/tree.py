@@ -112,11 +112,3 @@ def rows_of(root: Module, limit: int) -> list[Row]:
 
     add(root, 0, None)
     return rows
-
-
-def reasons(report: Facts) -> list[tuple[str, list[Facts]]]:
-    """The entries of ``left_in_torch`` by reason, those of most nodes first."""
-    by_reason: dict[str, list[Facts]] = {}
-    for entry in report["left_in_torch"].items():
-        by_reason.setdefault(entry["reason"].text(), []).append(entry)
-    return sorted(by_reason.items(), key=lambda found: -len(found[1]))
