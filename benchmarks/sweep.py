@@ -10,10 +10,13 @@ in the file already is not run again. Weights are random: what is said of errors
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import json
+import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -76,14 +79,31 @@ def optimize_one(name: str, device: str, max_seconds: float, cache: Path | None)
     }
 
 
-def _run(name: str, args: argparse.Namespace) -> Results:
+def _environment(job: int, args: argparse.Namespace) -> dict[str, str]:
+    """What a process gets of the machine: its share of the cores, and one of the GPUs that this process sees."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs))}
+    if args.device == "gpu":
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        gpus = visible.split(",") if visible else [str(gpu) for gpu in range(torch.cuda.device_count())]
+        environment["CUDA_VISIBLE_DEVICES"] = gpus[job % len(gpus)]
+    return environment
+
+
+def _run(name: str, job: int, args: argparse.Namespace) -> Results:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "one.json"
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.sweep", "--one", name, "--device", args.device]
         command += ["--out", str(out), "--max-seconds", str(args.max_seconds)]
         command += ["--cache", str(args.cache)] if args.cache else []
         try:
-            done = subprocess.run(command, timeout=args.limit, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                command,
+                timeout=args.limit,
+                capture_output=True,
+                text=True,
+                check=False,
+                env=_environment(job, args) if args.jobs > 1 else None,
+            )
         except subprocess.TimeoutExpired:
             return {"status": "failed", "reason": f"took longer than {args.limit:.0f} s"}
         if out.exists():
@@ -98,13 +118,24 @@ def sweep(args: argparse.Namespace) -> None:
     results: Results = json.loads(args.out.read_text()) if args.out.exists() else {}
     models: dict[str, Any] = results.get("models", {})
     results = {**header("sweep", None), "device": args.device, "models": models}
-    for name in args.models:
-        if name in models and models[name]["status"] != "failed":
-            continue
-        print(name, end=" ", file=sys.stderr, flush=True)
-        models[name] = _run(name, args)
-        print(models[name].get("reason") or _row(name, models[name]), file=sys.stderr, flush=True)
-        write(args.out, results)
+    waiting = iter([name for name in args.models if models.get(name, {"status": "failed"})["status"] == "failed"])
+    lock = threading.Lock()
+
+    def work(job: int) -> None:
+        while True:
+            with lock:
+                name = next(waiting, None)
+            if name is None:
+                return
+            found = _run(name, job, args)
+            with lock:
+                models[name] = found
+                print(_row(name, found), file=sys.stderr, flush=True)
+                write(args.out, results)
+
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        for done in [pool.submit(work, job) for job in range(args.jobs)]:
+            done.result()
 
 
 def _is_among(name: str, wanted: Sequence[str]) -> bool:
@@ -164,6 +195,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder for engines and timings; default: none")
     parser.add_argument("--max-seconds", type=float, default=10.0, help="of measuring a model or an engine")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds for one model")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="models at once, each with its share of the cores, on the GPUs in turn"
+    )
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.table:
@@ -179,11 +213,7 @@ def main() -> None:
         write(args.out, result)
         return
     wanted = [name for name in args.models.split(",") if name]
-    args.models = [
-        name
-        for name in zoo.names()
-        if not wanted or any(name == w or (w[-1] == ":" and name.startswith(w)) for w in wanted)
-    ]
+    args.models = [name for name in zoo.names() if not wanted or _is_among(name, wanted)]
     sweep(args)
 
 
