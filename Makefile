@@ -22,7 +22,7 @@ endif
 BUILD_FOLDER := build/native
 PACKAGE_FOLDER := torch_trt_ext
 
-.PHONY: demo examples docs test test-gpu sanitize sanitize-gpu build lint format clean
+.PHONY: demo examples docs wheels test test-gpu sanitize sanitize-gpu build lint format clean
 
 demo: build
 	$(RUN_PYTHON) -m examples.retinanet.demo --out out/demo
@@ -38,6 +38,10 @@ examples: build
 # The documentation site, in site/; a warning is an error. Needs no build of the package.
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(RUN_PYTHON) -m mkdocs build --strict
+
+# Wheels for torch 2.11 in dist/, for the Pythons of PYTHONS="python3.11 python3.12"; needs Python 3.11 or newer.
+wheels: $(READY)
+	$(RUN_PYTHON) packaging/build_wheels.py --torch 2.11 --out dist $(PYTHONS)
 
 test: build
 	$(RUN_PYTHON) -m pytest

@@ -280,6 +280,14 @@ def memory() -> str:
     return _table(["one H200", ""], rows) + "\n\n" + _where("bench_runtime_load_h200", loading["environment"])
 
 
+def importing() -> str:
+    """What an import takes."""
+    found = result("bench_import_cpu")
+    names = {"import torch": "`import torch` itself", "optimize": "`from torch_trt_ext import optimize`"}
+    rows = [[names.get(name, f"`{name}`"), f"{1000 * times['median']:.0f}"] for name, times in found["seconds"].items()]
+    return _table(["after `import torch`", "ms"], rows) + "\n\n" + _where("bench_import_cpu", found["environment"])
+
+
 def tests() -> str:
     """The tests that need a GPU."""
     found = result("gpu_tests_h200")
@@ -300,7 +308,8 @@ def _help(name: str) -> str:
 
 
 _TABLES: dict[str, Callable[[], str]] = {
-    made.__name__: made for made in (demo, precision, eight_bits, optimize, host, steps, latency, threads, memory, tests)
+    made.__name__: made
+    for made in (demo, precision, eight_bits, optimize, host, steps, latency, threads, memory, importing, tests)
 }
 
 

@@ -16,7 +16,7 @@ from tests.fresh_process import ROOT
 from torch_trt_ext.cli.commands import commands
 from torch_trt_ext.version import __version__
 
-COMMANDS = ("optimize", "bench", "inspect", "compare", "retarget", "strip", "doctor", "completion")
+COMMANDS = ("optimize", "bench", "inspect", "compare", "retarget", "strip", "export-triton", "doctor", "completion")
 
 
 def test_help_and_version() -> None:

@@ -12,6 +12,7 @@ from torch_trt_ext.cli.bench import bench
 from torch_trt_ext.cli.compare import compare
 from torch_trt_ext.cli.completion import completion
 from torch_trt_ext.cli.doctor import doctor
+from torch_trt_ext.cli.export_triton import export_triton
 from torch_trt_ext.cli.inspect import inspect
 from torch_trt_ext.cli.optimize import optimize
 from torch_trt_ext.cli.retarget import retarget
@@ -65,5 +66,5 @@ def commands() -> None:
     """
 
 
-for command in (optimize, bench, inspect, compare, retarget, strip, doctor, completion):
+for command in (optimize, bench, inspect, compare, retarget, strip, export_triton, doctor, completion):
     commands.add_command(command)
