@@ -680,7 +680,7 @@ def test_cuda_graphs(choice: str, graphs_ms: float, expected: bool, monkeypatch:
 
     monkeypatch.setattr(candidates, "compare_latency", compare)
     engine = _GraphEngine()
-    subgraph = SimpleNamespace(calls=[[ROWS]], engine_inputs=[0])
+    subgraph = SimpleNamespace(calls=[[ROWS]], engine_call=list)
     candidate: Any = SimpleNamespace(engine=engine, subgraph=subgraph)
     config = quick_config()
     config.tensorrt.cuda_graphs = choice
