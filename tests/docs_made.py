@@ -121,6 +121,7 @@ def precision() -> str:
         "float32": "engine in float32",
         "o1": 'level `"o1"`',
         "o2": 'level `"o2"`',
+        "o2, float8": 'level `"o2"`, float8',
     }
     rows, notes = [], []
     for name in ("bench_precision_h200", "bench_precision_cpu"):

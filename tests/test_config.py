@@ -47,6 +47,7 @@ def test_defaults() -> None:
         "partition": {"min_block_size": 3, "allow": [], "deny": [], "max_subgraphs": 64},
         "precision": {
             "engine_precision": "auto",
+            "eight_bit": "int8",
             "keep_float32": list(KEEP_FLOAT32),
             "calibration": "entropy",
             "percentile": 99.99,

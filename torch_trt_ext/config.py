@@ -29,6 +29,9 @@ __all__ = [
     "TimingConfig",
 ]
 
+#: What engines have in their 8-bit parts.
+EIGHT_BIT = ("int8", "float8")
+
 #: ONNX operator types that stay in float32 by default: sums over many values, and functions that leave float16's range.
 KEEP_FLOAT32 = (
     "Softmax",
@@ -362,16 +365,19 @@ class PrecisionConfig(_Options):
             bfloat16 where the processor computes in it, else float32. "tf32" is float32 on CPUs; on GPUs factors of
             products are rounded to float16's 10 bits of mantissa, with float32's range. What is not accurate is tried
             again with more bits. Default "auto".
+        eight_bit: what level "o2" tries before that: "int8", or "float8" (E4M3), which GPUs of compute capability 8.9
+            have, for products and convolutions that TensorRT has kernels for. Default "int8".
         keep_float32: ONNX operator types that stay in float32. Default :data:`KEEP_FLOAT32`.
         calibration: how the ranges of 8-bit values follow from the calibration data: "entropy" loses the least
             information, with ranges at least as wide as the first item's, "percentile" leaves the largest values out,
-            "max" takes all in. Default "entropy".
+            "max" takes all in, which suits float8. Default "entropy".
         percentile: of absolute values, for "percentile"; from 1 to 100. Default 99.99.
     """
 
     _path: ClassVar[str] = "config.precision"
 
     engine_precision: str = _option("auto", _one_of("auto", "float32", "tf32", "float16", "bfloat16"))
+    eight_bit: str = _option("int8", _one_of(*EIGHT_BIT))
     keep_float32: list[str] = field(default_factory=lambda: list(KEEP_FLOAT32), metadata={"check": _check_onnx_types})
     calibration: str = _option("entropy", _one_of("entropy", "percentile", "max"))
     percentile: float = _option(99.99, _between(1, 100))
@@ -404,11 +410,11 @@ class AccuracyConfig(_Options):
 
     def limit(self, precision: str) -> float:
         """The limit for an engine of a precision, as the report names it."""
-        return self.max_relative_error_8bit if precision == "int8" else self.max_relative_error
+        return self.max_relative_error_8bit if precision in EIGHT_BIT else self.max_relative_error
 
     def model_limit(self, precision: str) -> float:
         """The limit for a model whose engines are of a precision."""
-        return self.max_model_relative_error_8bit if precision == "int8" else self.max_model_relative_error
+        return self.max_model_relative_error_8bit if precision in EIGHT_BIT else self.max_model_relative_error
 
 
 @dataclass(slots=True, kw_only=True, repr=False)

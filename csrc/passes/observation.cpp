@@ -114,8 +114,12 @@ void record(const c10::List<at::Tensor>& tensors, int64_t session, int64_t id) {
   }
 }
 
-/// To 255 steps of a tensor's range, or of each channel's of a weight.
-at::Tensor round_to_8_bits(const at::Tensor& tensor, RoundedPlace place) {
+/// The largest number of float8_e4m3fn.
+constexpr double kLargestFloat8 = 448;
+
+/// To 255 steps of a tensor's range, or of each channel's of a weight; for at::kFloat8_e4m3fn to the numbers that this
+/// type has with the range scaled to its own.
+at::Tensor round_to_8_bits(const at::Tensor& tensor, RoundedPlace place, at::ScalarType to) {
   if (place == RoundedPlace::kOutput || tensor.numel() == 0) {
     return tensor;
   }
@@ -130,8 +134,11 @@ at::Tensor round_to_8_bits(const at::Tensor& tensor, RoundedPlace place) {
   } else {
     largest = at::max(largest);
   }
-  const at::Tensor step = at::clamp_min(at::mul(largest, 1.0 / 127), std::numeric_limits<float>::min());
-  return at::mul(at::round(at::div(tensor, step)), step);
+  const bool is_float8 = to == at::kFloat8_e4m3fn;
+  const double steps = is_float8 ? kLargestFloat8 : 127;
+  const at::Tensor step = at::clamp_min(at::mul(largest, 1.0 / steps), std::numeric_limits<float>::min());
+  const at::Tensor scaled = at::div(tensor, step);
+  return at::mul(is_float8 ? scaled.to(to).to(at::kFloat) : at::round(scaled), step);
 }
 
 /// The tensor as a node that computes in 16 or 8 bits would see it; itself for other nodes, types and sessions.
@@ -148,7 +155,10 @@ at::Tensor round_if_asked(const at::Tensor& tensor, int64_t session, int64_t id,
     }
     to = found->second.rounded_to;
   }
-  return to == at::kChar ? round_to_8_bits(tensor, static_cast<RoundedPlace>(place)) : tensor.to(to).to(at::kFloat);
+  if (to == at::kChar || to == at::kFloat8_e4m3fn) {
+    return round_to_8_bits(tensor, static_cast<RoundedPlace>(place), to);
+  }
+  return tensor.to(to).to(at::kFloat);
 }
 
 TORCH_LIBRARY(torch_trt_ext_passes, library) {

@@ -49,7 +49,7 @@ int64_t open_session(size_t max_calls);
 Session read_session(int64_t session);
 void close_session(int64_t session);
 /// Has graphs with rounding operators (see extract_rounding) round these nodes from now on, and no others: what they
-/// take and give to a floating-point type, or, for at::kChar, what they take to 8 bits.
+/// take and give to a type of 16 bits, or, for at::kChar and at::kFloat8_e4m3fn, what they take to 8 bits.
 void set_rounding(int64_t session, at::ScalarType to, std::unordered_set<int64_t> nodes);
 
 /// Adds to a graph operators that record every tensor and every branch, by the numbers that GraphIndex gives before.

@@ -717,7 +717,7 @@ def test_prefer(prefer: str) -> None:
 def test_every_option_is_tested_here() -> None:
     """An option that is added needs a test above, and its name below."""
     tested = {
-        # Those of 8 bits in test_levels.py, the metric's in test_metric.py.
+        # Those of 8 bits in test_levels.py and test_float8.py, the metric's in test_metric.py.
         "accuracy": [
             "check",
             "max_metric_drop",
@@ -732,7 +732,7 @@ def test_every_option_is_tested_here() -> None:
         "gpu_config": ["disable_fp16_accuracy_check"],
         "keep_fallback": [],
         "partition": ["allow", "deny", "max_subgraphs", "min_block_size"],
-        "precision": ["calibration", "engine_precision", "keep_float32", "percentile"],
+        "precision": ["calibration", "eight_bit", "engine_precision", "keep_float32", "percentile"],
         "prefer": [],
         "progress": [],
         "shapes": ["profiles"],

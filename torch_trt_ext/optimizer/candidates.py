@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torch_trt_ext.config import Config
+from torch_trt_ext.config import EIGHT_BIT, Config
 from torch_trt_ext.optimizer import engine_module
 from torch_trt_ext.optimizer.accuracy import Comparison, compare
 from torch_trt_ext.optimizer.engine_builder import BuiltEngine, Precision
@@ -62,7 +62,7 @@ def build(factory: SubgraphFactory, subgraph: Subgraph, precision: Precision) ->
     assert subgraph.model is not None
     start = time.perf_counter()
     what = f"subgraph {subgraph.index} ({subgraph.operators} operators)"
-    model, kept_16bit = factory.quantized(subgraph) if precision == "int8" else (subgraph.model, {})
+    model, kept_16bit = factory.quantized(subgraph) if precision in EIGHT_BIT else (subgraph.model, {})
     built = factory.builder.build(model, subgraph.ranges, precision, factory.sensitive(subgraph, precision), what)
     engine = factory.builder.load(built.plan)
     return Candidate(subgraph, precision, built, kept_16bit, engine, time.perf_counter() - start)

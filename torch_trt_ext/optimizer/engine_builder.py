@@ -17,7 +17,7 @@ import torch
 
 from torch_trt_ext.builders.onnx_inputs import ShapeRanges
 from torch_trt_ext.builders.tensorrt_build import keep_builders
-from torch_trt_ext.config import Config
+from torch_trt_ext.config import EIGHT_BIT, Config
 from torch_trt_ext.engine import OpenVINOEngineExtension, TRTEngineExtension
 from torch_trt_ext.engine_plan import EnginePlan
 from torch_trt_ext.optimizer.engine_cache import EngineCache, TimingCache, model_bytes_for_key
@@ -29,13 +29,17 @@ from torch_trt_ext.runtime import library_path
 
 #: What an engine computes in. "tf32" is float32 whose products round their factors to the 10 bits of mantissa that
 #: float16 has, as PyTorch's convolutions do on GPUs unless they are told not to.
-#: "int8" is an engine of 16 bits whose convolutions and products with constant matrices compute on 8-bit integers.
-Precision = Literal["float32", "tf32", "float16", "bfloat16", "int8"]
+#: "int8" is an engine of 16 bits whose convolutions and products with constant matrices compute on 8-bit integers, and
+#: "float8" one where they do in E4M3.
+Precision = Literal["float32", "tf32", "float16", "bfloat16", "int8", "float8"]
 
 #: optimize()'s levels.
 Level = Literal["o1", "o2"]
 
-_SHORT = {"float32": "Fp32", "tf32": "Tf32", "float16": "Fp16", "bfloat16": "Bf16", "int8": "Int8"}
+_SHORT = {"float32": "Fp32", "tf32": "Tf32", "float16": "Fp16", "bfloat16": "Bf16", "int8": "Int8", "float8": "Fp8"}
+
+#: The compute capability of the first GPUs with float8, Ada's.
+_FLOAT8_CAPABILITY = (8, 9)
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,17 @@ class EngineBuilder(abc.ABC):
 
     def ladder(self, level: Level) -> list[Precision]:
         """What to try at a level, in order; float32 comes last."""
-        return ["int8", *self.precisions()] if level == "o2" else self.precisions()
+        first = [cast(Precision, self.config.precision.eight_bit)] if level == "o2" else []
+        return [*first, *self.precisions()]
+
+    @abc.abstractmethod
+    def check_eight_bit(self) -> None:
+        """Checks that its engines can have the 8-bit parts that the configuration asks for.
+
+        Raises:
+            ValueError: the engine library has none such.
+            RuntimeError: the device has not.
+        """
 
     @abc.abstractmethod
     def pass_name(self, precision: Precision) -> str:
@@ -114,7 +128,7 @@ class EngineBuilder(abc.ABC):
         """Builds an engine, or takes it from the cache.
 
         Args:
-            model: in float32, quantized where the precision is "int8"; it is not changed.
+            model: in float32, quantized where the precision is of 8 bits; it is not changed.
             ranges: shapes of every input, one mapping a profile.
             precision: what to compute in.
             sensitive: names of nodes that 16 bits do not suffice for, with the reason.
@@ -188,6 +202,16 @@ class TensorRTBuilder(EngineBuilder):
         wanted = self.config.precision.engine_precision
         return _ladder("float16" if wanted == "auto" else wanted, "tf32", "float32")
 
+    def check_eight_bit(self) -> None:
+        """Asks the GPU."""
+        capability = torch.cuda.get_device_capability()
+        if self.config.precision.eight_bit == "float8" and capability < _FLOAT8_CAPABILITY:
+            least, found = (".".join(map(str, version)) for version in (_FLOAT8_CAPABILITY, capability))
+            raise RuntimeError(
+                f"config.precision.eight_bit 'float8' needs a GPU of compute capability {least} or newer, got "
+                f"{torch.cuda.get_device_name()} of {found}; set it to 'int8'"
+            )
+
     def pass_name(self, precision: Precision) -> str:
         """PAI-Blade's name for it."""
         return f"PtTrtPass{_SHORT[precision]}"
@@ -208,7 +232,7 @@ class TensorRTBuilder(EngineBuilder):
         if precision == "float32" or precision == "tf32":
             return model, {}
         half: Literal["float16", "bfloat16"] = "bfloat16" if precision == "bfloat16" else "float16"
-        if precision == "int8":
+        if precision in EIGHT_BIT:
             # Pairs are in 16 bits as what is around them: TensorRT sees 8-bit arithmetic where what they give goes
             # straight into a product, and what the product gives, straight into the next pair.
             model = with_half_scales(model)
@@ -267,6 +291,14 @@ class OpenVINOBuilder(EngineBuilder):
         # A processor has no TF32.
         return _ladder({"auto": native, "tf32": "float32"}.get(wanted, wanted), "float32")
 
+    def check_eight_bit(self) -> None:
+        """OpenVINO computes on 8-bit integers only."""
+        if self.config.precision.eight_bit != "int8":
+            raise ValueError(
+                "config.precision.eight_bit must be 'int8' for device_type 'cpu', since OpenVINO's engines have no "
+                f"other 8 bits, got {self.config.precision.eight_bit!r}; set it to 'int8' or give device_type='gpu'"
+            )
+
     def pass_name(self, precision: Precision) -> str:
         """After PAI-Blade's names."""
         return f"PtOpenVINOPass{_SHORT[precision]}"
@@ -300,7 +332,7 @@ class OpenVINOBuilder(EngineBuilder):
         from torch_trt_ext.builders.onnx_openvino import build_openvino_from_onnx
 
         # The graph itself says what is in 8 bits.
-        words = self._WORDS[self.precisions()[0] if precision == "int8" else precision]
+        words = self._WORDS[self.precisions()[0] if precision in EIGHT_BIT else precision]
         return build_openvino_from_onnx(model, ranges, words)
 
     def _hardware(self) -> str:

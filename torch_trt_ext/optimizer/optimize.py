@@ -97,10 +97,12 @@ def optimize(
 
     Raises:
         TypeError: an argument is of the wrong kind, or ``metric`` gives no number.
-        ValueError: wrong level or device; neither test data nor shapes; a metric that is not finite; a model that is in
-            training mode, cannot become TorchScript, or refuses the test data.
+        ValueError: wrong level or device; 8 bits that the device's engines have not; neither test data nor shapes; a
+            metric that is not finite; a model that is in training mode, cannot become TorchScript, or refuses the test
+            data.
         FileNotFoundError: the model's file is not there.
-        RuntimeError: engines for the device cannot be built on this machine, or the model's file cannot be read.
+        RuntimeError: engines for the device cannot be built on this machine, or not in the 8 bits that are asked for;
+            the model's file cannot be read.
     """
     if optimization_level not in ("o1", "o2"):
         raise ValueError(
@@ -142,6 +144,8 @@ class _Job:
         self.device_type = device_type
         self.verbose = verbose
         self.builder: EngineBuilder = make_builder(device_type, config)
+        if level == "o2":
+            self.builder.check_eight_bit()
         self.device = torch.device("cuda", torch.cuda.current_device()) if device_type == "gpu" else torch.device("cpu")
 
     def say(self, text: str) -> None:

@@ -1,9 +1,9 @@
-"""Lets an ONNX graph compute on 8-bit integers, with ranges from calibration.
+"""Lets an ONNX graph compute on 8-bit integers or in float8, with ranges from calibration.
 
 The arithmetic (ranges from histograms, scales, ``QuantizeLinear`` and ``DequantizeLinear`` pairs) is ONNX Runtime's,
-whose models both TensorRT and OpenVINO take. What is decided here is where: at the inputs and weights of convolutions
-and of products with constant matrices, and before what is added to them (``quantized_shortcuts``). Their outputs are
-left as they are, so that engines fuse what follows.
+whose models both TensorRT and OpenVINO take; ``float8`` makes such a model one in that type. What is decided here is
+where: at the inputs and weights of convolutions and of products with constant matrices, and before what is added to
+them (``quantized_shortcuts``). Their outputs are left as they are, so that engines fuse what follows.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from torch_trt_ext.optimizer.float8 import suits_float8, to_float8
 from torch_trt_ext.optimizer.messages import first_line
 from torch_trt_ext.optimizer.quantized_shortcuts import quantize_shortcuts, summands
 
@@ -30,6 +31,7 @@ __all__ = [
     "INSTALL_ONNX_RUNTIME",
     "Calibration",
     "CalibrationMethod",
+    "EightBit",
     "calibrate",
     "float32_pairs",
     "missing_for_quantization",
@@ -39,6 +41,9 @@ __all__ = [
 ]
 
 CalibrationMethod = Literal["entropy", "percentile", "max"]
+
+#: What 8-bit products compute on.
+EightBit = Literal["int8", "float8"]
 
 #: Operators that engines have for 8-bit integers, and which of their inputs is the weight.
 _WEIGHTS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
@@ -85,17 +90,26 @@ def missing_for_quantization() -> str:
     return ""
 
 
-def quantizable_nodes(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that can compute on 8-bit integers: those of :data:`_WEIGHTS` whose weight is a constant."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    constants |= {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
+def quantizable_nodes(model: onnx.ModelProto, kind: EightBit = "int8") -> list[str]:
+    """Names of the nodes that can compute on 8 bits: those of :data:`_WEIGHTS` whose weight is a constant.
+
+    Args:
+        model: in float32.
+        kind: the 8 bits. Engines have less in float8 than on integers.
+    """
+    constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            shapes = (tuple(attribute.t.dims) for attribute in node.attribute if attribute.name == "value")
+            constants[node.output[0]] = next(shapes, ())
     return [
         node.name
         for node in model.graph.node
         if node.name
         and not node.domain
         and node.op_type in _WEIGHTS
-        and node.input[_WEIGHTS[node.op_type]] in constants
+        and (weight := node.input[_WEIGHTS[node.op_type]]) in constants
+        and (kind == "int8" or suits_float8(node, constants[weight]))
     ]
 
 
@@ -208,13 +222,16 @@ def _make_calibrator(
     return calibrator
 
 
-def to_8_bit(model: onnx.ModelProto, calibration: Calibration, *, keep: Collection[str] = ()) -> onnx.ModelProto:
-    """Puts pairs of ``QuantizeLinear`` and ``DequantizeLinear`` before what computes on 8-bit integers.
+def to_8_bit(
+    model: onnx.ModelProto, calibration: Calibration, *, keep: Collection[str] = (), kind: EightBit = "int8"
+) -> onnx.ModelProto:
+    """Puts pairs of ``QuantizeLinear`` and ``DequantizeLinear`` before what computes on 8 bits.
 
     Args:
         model: in float32, the one that the calibration is of; it is not changed.
         calibration: ranges of its tensors.
         keep: names of nodes that stay as they are.
+        kind: the 8 bits.
 
     Raises:
         RuntimeError: ONNX Runtime cannot quantize the model.
@@ -222,7 +239,7 @@ def to_8_bit(model: onnx.ModelProto, calibration: Calibration, *, keep: Collecti
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    wanted = [name for name in quantizable_nodes(model) if name not in keep]
+    wanted = [name for name in quantizable_nodes(model, kind) if name not in keep]
     copied = _with_initializers(model)
     if not wanted:
         return copied
@@ -251,7 +268,7 @@ def to_8_bit(model: onnx.ModelProto, calibration: Calibration, *, keep: Collecti
     except Exception as error:  # likewise
         raise RuntimeError(f"ONNX Runtime cannot quantize the model: {first_line(error)}") from error
     quantized: onnx.ModelProto = quantizer.model.model
-    return quantized
+    return quantized if kind == "int8" else to_float8(quantized, _with_initializers(model), _LEAST_HALF_SCALE)
 
 
 def _with_initializers(model: onnx.ModelProto) -> onnx.ModelProto:

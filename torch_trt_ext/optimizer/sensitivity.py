@@ -1,8 +1,9 @@
 """Which nodes get more bits so that the rest may do with few: those whose rounding the answers show most.
 
 A node in 16 bits rounds what it takes, its weights among that, and what it gives; in between engines add up in float32.
-A node in 8 bits rounds what it takes, to 255 steps of a tensor's range, or of a channel's for weights. So a model in
-PyTorch whose nodes round the same tensors tells what an engine's answers will be like without one.
+A node in 8 bits rounds what it takes, to 255 steps of a tensor's range, or of a channel's for weights; to float8 with
+that range scaled to its own. So a model in PyTorch whose nodes round the same tensors tells what an engine's answers
+will be like without one.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from __future__ import annotations
 import bisect
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 import torch
 
 from torch_trt_ext import _C
+from torch_trt_ext.config import EIGHT_BIT
 from torch_trt_ext.optimizer import observation
 from torch_trt_ext.optimizer.accuracy import compare
 from torch_trt_ext.optimizer.candidates import Candidate
 from torch_trt_ext.optimizer.engine_builder import Precision
 from torch_trt_ext.optimizer.onnx_export import node_of
-from torch_trt_ext.optimizer.quantization import quantizable_nodes
+from torch_trt_ext.optimizer.quantization import EightBit, quantizable_nodes
 from torch_trt_ext.optimizer.script_module import wrap
 
 #: Of the tolerance that rounding alone may take: kernels add up in another order, too.
@@ -32,7 +35,7 @@ _MOST_NODES = 0.5
 _ATTEMPTS = 3
 
 #: torch's C++ names.
-_DTYPES = {"float16": "Half", "bfloat16": "BFloat16", "int8": "Char"}
+_DTYPES = {"float16": "Half", "bfloat16": "BFloat16", "int8": "Char", "float8": "Float8_e4m3fn"}
 
 
 class Rounding:
@@ -128,8 +131,9 @@ def rounded_nodes(candidate: Candidate) -> list[int]:
     """Numbers of the nodes that, all or part of them, compute in the few bits of a candidate's engine."""
     model = candidate.subgraph.model
     assert model is not None
-    if candidate.precision == "int8":
-        names = set(quantizable_nodes(model)) - candidate.kept_16bit.keys()
+    if candidate.precision in EIGHT_BIT:
+        kind = cast(EightBit, candidate.precision)
+        names = set(quantizable_nodes(model, kind)) - candidate.kept_16bit.keys()
     else:
         names = {node.name for node in model.graph.node} - candidate.built.kept_float32.keys()
     return sorted({number for number in map(node_of, names) if number is not None})

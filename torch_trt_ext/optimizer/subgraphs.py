@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torch_trt_ext import _C
 from torch_trt_ext.builders.onnx_inputs import ShapeRanges
+from torch_trt_ext.config import EIGHT_BIT
 from torch_trt_ext.optimizer import engine_module, observation, onnx_export, support
 from torch_trt_ext.optimizer.engine_builder import EngineBuilder, Precision
 from torch_trt_ext.optimizer.latency import measure
@@ -20,6 +21,7 @@ from torch_trt_ext.optimizer.plugin_operators import operators_of
 from torch_trt_ext.optimizer.quantization import (
     Calibration,
     CalibrationMethod,
+    EightBit,
     calibrate,
     quantizable_nodes,
     to_8_bit,
@@ -33,6 +35,7 @@ _MIN_SHARE = 0.01
 #: Largest finite numbers.
 _LARGEST = {
     "int8": 65504.0,
+    "float8": 65504.0,
     "float16": 65504.0,
     "bfloat16": 3.38e38,
     "tf32": float("inf"),
@@ -285,11 +288,12 @@ class SubgraphFactory:
         """
         model = subgraph.model
         assert model is not None
-        candidates = quantizable_nodes(model)
+        options = self.builder.config.precision
+        kind = cast(EightBit, options.eight_bit)
+        candidates = quantizable_nodes(model, kind)
         kept = {name: self.keep_16bit[number] for name in candidates if (number := node_of(name)) in self.keep_16bit}
         if len(kept) == len(candidates):
             raise ValueError("none of its nodes can compute in 8 bits")
-        options = self.builder.config.precision
         if subgraph.index not in self._calibrations:
             names = [value.name for value in model.graph.input]
             calls = [
@@ -298,7 +302,7 @@ class SubgraphFactory:
             ]
             method = cast(CalibrationMethod, options.calibration)
             self._calibrations[subgraph.index] = calibrate(model, calls, method, options.percentile)
-        return to_8_bit(model, self._calibrations[subgraph.index], keep=kept), kept
+        return to_8_bit(model, self._calibrations[subgraph.index], keep=kept, kind=kind), kept
 
     def sensitive(self, subgraph: Subgraph, precision: Precision) -> dict[str, str]:
         """Names of the ONNX nodes that do not fit the precision, with the reason."""
@@ -311,7 +315,7 @@ class SubgraphFactory:
             if number in numbers:
                 reasons[node.name] = numbers[number]
             for plugin in operators_of(node, self.builder.plugin_operators.values()):
-                if not (plugin.half and precision in ("float16", "int8")):
+                if not (plugin.half and precision in ("float16", *EIGHT_BIT)):
                     reasons[node.name] = f"is the plugin '{plugin.plugin}', not registered as taking {precision}"
         return reasons
 

@@ -6,12 +6,13 @@ import concurrent.futures
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tqdm import tqdm
 
 from torch_trt_ext import _C
+from torch_trt_ext.config import EIGHT_BIT
 from torch_trt_ext.optimizer import sensitivity
 from torch_trt_ext.optimizer.candidates import (
     Candidate,
@@ -23,14 +24,14 @@ from torch_trt_ext.optimizer.candidates import (
 )
 from torch_trt_ext.optimizer.engine_builder import EngineBuilder, Level, Precision
 from torch_trt_ext.optimizer.messages import first_line
-from torch_trt_ext.optimizer.quantization import quantizable_nodes
+from torch_trt_ext.optimizer.quantization import EightBit, quantizable_nodes
 from torch_trt_ext.optimizer.script_module import wrap
 from torch_trt_ext.optimizer.subgraphs import Subgraph, SubgraphFactory
 from torch_trt_ext.optimizer.summary import Outcome
 from torch_trt_ext.optimizer.whole_model import WholeModel
 
 #: What the nodes go back to that a precision does not suffice for.
-_WIDER = {"int8": "16 bits", "float16": "float32", "bfloat16": "float32"}
+_WIDER = {"int8": "16 bits", "float8": "16 bits", "float16": "float32", "bfloat16": "float32"}
 
 
 def _go_back(nodes: dict[int, str], precision: Precision) -> str:
@@ -58,7 +59,7 @@ class Attempt:
 
 def may_mix(builder: EngineBuilder, precision: Precision) -> bool:
     """Whether engines of a precision can have single nodes with more bits."""
-    return precision == "int8" or (builder.mixes_precisions and precision in ("float16", "bfloat16"))
+    return precision in EIGHT_BIT or (builder.mixes_precisions and precision in ("float16", "bfloat16"))
 
 
 class Trials:
@@ -137,7 +138,7 @@ class Trials:
 
     def _keep(self, back: dict[int, str], precision: Precision) -> None:
         """Notes that nodes need more bits than engines of a precision have."""
-        kept = self._factory.keep_16bit if precision == "int8" else self._factory.keep_float32
+        kept = self._factory.keep_16bit if precision in EIGHT_BIT else self._factory.keep_float32
         kept.update(back)
 
     def mend_model(self, attempt: Attempt, problem: str, whole: WholeModel) -> tuple[Attempt, str]:
@@ -223,7 +224,7 @@ class Trials:
     def _suited(self, subgraph: Subgraph, precision: Precision) -> Precision:
         """The precision, or the next one where none of the subgraph's nodes can compute in 8 bits."""
         assert subgraph.model is not None
-        if precision == "int8" and not quantizable_nodes(subgraph.model):
+        if precision in EIGHT_BIT and not quantizable_nodes(subgraph.model, cast(EightBit, precision)):
             return self._builder.ladder(self._level)[1]
         return precision
 
