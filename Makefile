@@ -33,6 +33,7 @@ examples: build
 	$(RUN_PYTHON) -m examples.packnet.demo --small --out out/examples/packnet
 	$(RUN_PYTHON) -m examples.detr.demo --small --out out/examples/detr
 	$(RUN_PYTHON) -m examples.engine_table.demo --small --out out/examples/engine_table
+	$(RUN_PYTHON) -m examples.serving.demo --small --out out/examples/serving
 	$(RUN_PYTHON) -m examples.retinanet.demo --scenes 16 --warmup 3 --runs 10 --out out/examples/retinanet
 
 # The documentation site, in site/; a warning is an error. Needs no build of the package.

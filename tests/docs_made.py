@@ -281,6 +281,25 @@ def memory() -> str:
     return _table(["one H200", ""], rows) + "\n\n" + _where("bench_runtime_load_h200", loading["environment"])
 
 
+def serving() -> str:
+    """The detector behind HTTP."""
+    found = result("bench_serving_cpu")
+    rows = [
+        [
+            f"{row['phase']}, batches of {row['max_batch']} at most",
+            *(f"{row[key]}" for key in ("sent", "right", "wrong", "refused_503")),
+            f"{sum(row['lost'].values()) + sum(row['other_statuses'].values())}",
+            f"{row['throughput_per_s']:.1f}",
+            f"{row['p50_ms']:.0f}",
+            f"{row['p99_ms']:.0f}",
+        ]
+        for row in found["results"]
+        if "sent" in row
+    ]
+    header = ["", "sent", "right", "wrong", "503", "otherwise", "right a second", "median, ms", "p99, ms"]
+    return _table(header, rows) + "\n\n" + _where("bench_serving_cpu", found["environment"])
+
+
 def importing() -> str:
     """What an import takes."""
     found = result("bench_import_cpu")
@@ -310,7 +329,20 @@ def _help(name: str) -> str:
 
 _TABLES: dict[str, Callable[[], str]] = {
     made.__name__: made
-    for made in (demo, precision, eight_bits, optimize, host, steps, latency, threads, memory, importing, tests)
+    for made in (
+        demo,
+        precision,
+        eight_bits,
+        optimize,
+        host,
+        steps,
+        latency,
+        threads,
+        memory,
+        serving,
+        importing,
+        tests,
+    )
 }
 
 

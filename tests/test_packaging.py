@@ -150,7 +150,7 @@ def test_wheel_goes_with_one_torch(wheel: Path) -> None:
     assert metadata["Requires-Python"] == ">=3.10"
     assert metadata["License-Expression"] == "Apache-2.0"
     extras = set(metadata.get_all("Provides-Extra", []))
-    assert extras == {"openvino", "cli", "quantization", "report", "examples"}
+    assert extras == {"openvino", "cli", "quantization", "report", "ray", "examples"}
     tag = f"cp{sys.version_info[0]}{sys.version_info[1]}"
     assert facts["Root-Is-Purelib"] == "false"
     assert facts["Tag"].startswith(f"{tag}-{tag}-linux_")

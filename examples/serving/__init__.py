@@ -1,0 +1,1 @@
+"""The optimized detector behind HTTP, with Ray Serve."""
