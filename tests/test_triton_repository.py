@@ -17,7 +17,7 @@ from torch import Tensor, nn
 pytest.importorskip("openvino")
 
 from tests import triton_models
-from tests.openvino_models import affine_engine
+from tests.openvino_models import EngineModule, affine_engine
 from tests.optimizer.tiny_models import Convolutions, make, optimize, quick_config
 from tests.state_fuzz import restore, state_of
 from tests.unrunnable import unrunnable_engine
@@ -35,7 +35,7 @@ def save_script(model: nn.Module, path: Path, **extra_files: str) -> Path:
 @pytest.fixture
 def affine(tmp_path: Path) -> Path:
     """A model that is one engine, on ``x`` of ``[1..8, 3]``."""
-    return save_script(triton_models.Through(affine_engine()), tmp_path / "affine.pt")
+    return save_script(EngineModule(affine_engine()), tmp_path / "affine.pt")
 
 
 def tensorrt_model(path: Path, *profiles: str) -> Path:
@@ -45,7 +45,7 @@ def tensorrt_model(path: Path, *profiles: str) -> Path:
     fields = {name: values for name, values in fields.items() if name != "state_xxh64"}
     shapes = {"input_shapes": ["-1x3"], "output_shapes": ["-1x5"], "profiles": list(profiles)}
     restore(engine, (version, plan, fields | shapes))
-    return save_script(triton_models.Through(engine), path)
+    return save_script(EngineModule(engine), path)
 
 
 def parsed(exported: Exported) -> Any:
@@ -445,7 +445,7 @@ def test_plugin_libraries_are_named(tmp_path: Path) -> None:
     version, plan, fields = state_of(engine)
     fields = {name: values for name, values in fields.items() if name != "state_xxh64"}
     restore(engine, (version, plan, fields | {"plugin_libraries": ["libmine.so"]}))
-    exported = export(save_script(triton_models.Through(engine), tmp_path / "model.pt"), tmp_path)
+    exported = export(save_script(EngineModule(engine), tmp_path / "model.pt"), tmp_path)
     assert exported.notes == (
         "the engines need libmine.so in the folder of libtorch_trt_ext.so, or in one that TORCH_TRT_EXT_PLUGIN_PATH "
         "names",

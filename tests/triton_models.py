@@ -6,18 +6,6 @@ import torch
 from torch import Tensor, nn
 
 
-class Through(nn.Module):
-    """An engine of one input and one output, which takes the model's argument as it comes."""
-
-    def __init__(self, engine: object) -> None:
-        super().__init__()
-        self.engine = engine
-
-    def forward(self, x: Tensor) -> Tensor:
-        outputs: list[Tensor] = self.engine.forward([x])
-        return outputs[0]
-
-
 class Parts(nn.Module):
     """A list of the rows' sums and of the rows doubled."""
 

@@ -28,7 +28,7 @@ from torch_trt_ext.optimizer.opt_spec import OptSpec
 from torch_trt_ext.optimizer.optimize import optimize
 from torch_trt_ext.optimizer.report import Report
 from torch_trt_ext.optimizer.structures import to_device
-from torch_trt_ext.saved_file import check_target
+from torch_trt_ext.saved_file import check_target, write_whole
 
 __all__ = ["Job", "JobFailed", "Result", "optimize_many"]
 
@@ -368,7 +368,7 @@ def _result(job: Job, delivery: _Delivery | BaseException) -> Result:
     data: bytes | None = delivery.data
     if job.target is not None:
         try:
-            _write(Path(job.target), delivery.data)
+            write_whole(Path(job.target), delivery.data)
         except OSError as error:
             return Result(job, error=f"{type(error).__name__}: {error}", seconds=delivery.seconds, node=delivery.node)
         data = None
@@ -380,13 +380,3 @@ def _result(job: Job, delivery: _Delivery | BaseException) -> Result:
         node=delivery.node,
         data=data,
     )
-
-
-def _write(target: Path, data: bytes) -> None:
-    """Puts a whole file in place at once."""
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(data)
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ import torch
 
 from torch_trt_ext import runtime as _runtime  # noqa: F401  (registers the classes)
 
-__all__ = ["EditedFile", "ExtraFiles", "drop_attribute", "extra_files_of", "save"]
+__all__ = ["EditedFile", "ExtraFiles", "check_target", "drop_attribute", "extra_files_of", "save", "write_whole"]
 
 #: What ``torch.jit.save`` writes beside a model, by name.
 ExtraFiles = dict[str, str | bytes]
@@ -179,11 +179,15 @@ def save(model: torch.jit.ScriptModule, target: Path, extra_files: ExtraFiles) -
     """
     buffer = io.BytesIO()
     torch.jit.save(model, buffer, _extra_files=extra_files)
-    data = buffer.getvalue()
+    write_whole(target, buffer.getvalue())
+    return buffer.getbuffer().nbytes
+
+
+def write_whole(target: Path, data: bytes) -> None:
+    """Writes a file; who reads it at this moment reads all of what it was."""
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         unfinished.write_bytes(data)
         os.replace(unfinished, target)
     finally:
         unfinished.unlink(missing_ok=True)
-    return len(data)
