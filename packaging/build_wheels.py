@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from email.parser import HeaderParser
@@ -87,8 +86,7 @@ def build_source_archive(tools: Environment, out: Path) -> Path:
 def unpack(archive: Path, folder: Path) -> Path:
     """The folder of an unpacked source archive."""
     shutil.rmtree(folder, ignore_errors=True)
-    with tarfile.open(archive) as file:
-        file.extractall(folder, filter="data")
+    shutil.unpack_archive(archive, folder)
     (source,) = folder.iterdir()
     return source
 

@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import textwrap
 import venv
 import zipfile
@@ -88,8 +87,7 @@ def source_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def source(source_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The unpacked source archive."""
     folder = tmp_path_factory.mktemp("source")
-    with tarfile.open(source_archive) as archive:
-        archive.extractall(folder, filter="data")
+    shutil.unpack_archive(source_archive, folder)
     (unpacked,) = folder.iterdir()
     return unpacked
 

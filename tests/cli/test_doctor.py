@@ -11,7 +11,7 @@ from click.testing import CliRunner
 pytest.importorskip("openvino")
 
 from tests.cli.command import document_of, run_command
-from torch_trt_ext.cli.doctor import doctor
+from torch_trt_ext.cli.commands import commands
 from torch_trt_ext.doctor import examine
 from torch_trt_ext.runtime import available_backends, library_path
 
@@ -52,7 +52,7 @@ def test_what_only_some_need_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> 
     (check,) = (check for check in health.checks if check.name == "ONNX Runtime")
     assert check.remedy == "pip install onnxruntime"
     assert check not in health.missing
-    answer = CliRunner().invoke(doctor, ["--device", "cpu"])
+    answer = CliRunner().invoke(commands, ["doctor", "--device", "cpu"])
     assert answer.exit_code == 0
     assert "ONNX Runtime" in answer.output
     assert "only needed for 8-bit engines: pip install onnxruntime" in answer.output
