@@ -72,7 +72,7 @@ class Agreement:
 
     Args:
         case: a detector's.
-        images: how many, at least; of one call in any case.
+        images: how many, as :func:`benchmarks.models.calibration_data` takes it.
     """
 
     def __init__(self, case: Case, images: int = 4) -> None:

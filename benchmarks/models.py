@@ -24,7 +24,6 @@ import torch_trt_ext
 from examples.retinanet.model import BackboneAndHeads, PlainDetector, load_digit_detector
 from examples.retinanet.pipeline import MixedDetector, build_postprocess_plan, to_detections
 from examples.retinanet.scenes import SCENE_HEIGHT, SCENE_WIDTH, compose_scene, fixed_test_scenes
-from torch_trt_ext.optimizer.structures import flatten_tensors
 
 __all__ = [
     "ENGINE_MODELS",
@@ -384,29 +383,23 @@ def calibration_data(case: Case, images: int, first_seed: int = CALIBRATION_SEED
 
     Args:
         case: of a model.
-        images: how many in all, at least; of one call in any case.
+        images: how many in all, as far as they fill calls; those of one call in any case.
         first_seed: of their pixels; each image has another.
     """
+    own = case.arguments[0]
+    size, (height, width) = len(own), own[0].shape[-2:]
+    seeds = range(first_seed, first_seed + max(1, images // size) * size)
     if case.name == "digits_with_engine":
-        (own,) = case.arguments
-        scenes = [compose_scene(first_seed + n, "train").image for n in range(max(images, len(own)))]
-        return [(batch.to(own.device) / 255,) for batch in _batches(torch.stack(scenes).float(), own.shape[0])]
-    (first, *_) = flatten_tensors(case.arguments)
-    height, width = first[1].shape[-2:]
-    size = len(case.arguments[0])
-    every = [synthetic_images(1, height, width, seed=first_seed + number) for number in range(max(images, size))]
-    made = torch.cat(every).to(first[1].device)
-    if case.name in ENGINE_MODELS:
-        return [(batch,) for batch in _batches(made, size)]
-    return [image_arguments(case.name, batch) for batch in _batches(made, size)]
-
-
-def _batches(images: Tensor, size: int) -> list[Tensor]:
-    return list(images[: len(images) // size * size].split(size))
+        made = torch.stack([compose_scene(seed, "train").image for seed in seeds]).float() / 255
+    else:
+        made = torch.cat([synthetic_images(1, height, width, seed=seed) for seed in seeds])
+    return [image_arguments(case.name, batch) for batch in made.to(own[0].device).split(size)]
 
 
 def image_arguments(name: str, images: Tensor) -> tuple[Any, ...]:
-    """Images in 0..1, ``Tensor[N, 3, H, W]``, as the model of this name takes them: normalized, or as a list."""
+    """Images in 0..1, ``Tensor[N, 3, H, W]``, as the model of this name takes them: so, normalized, or as a list."""
+    if name in ENGINE_MODELS:
+        return (images,)
     return _image_list(images) if name in _DETECTORS else normalized(images)
 
 

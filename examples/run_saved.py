@@ -1,4 +1,4 @@
-"""Runs a saved model in a process of its own that knows nothing but torch and the runtime.
+"""Runs a saved model in a process of its own that knows nothing of the model but the file.
 
 The demos of PackNet and DETR start it; by hand: ``python -m examples.run_saved MODEL INPUTS OUTPUTS``.
 """
@@ -12,12 +12,7 @@ import torch
 
 import torch_trt_ext.runtime  # noqa: F401  (registers the engine classes)
 from benchmarks.timing import measure
-
-
-def _engines(model: torch.jit.ScriptModule) -> dict[str, Any]:
-    """The engines that ``optimize()`` put into a model, by the path of their modules."""
-    modules: list[tuple[str, Any]] = list(model.named_modules())
-    return {path: module.engine for path, module in modules if hasattr(module, "engine")}
+from torch_trt_ext.optimizer.script_module import modules_with_engine
 
 
 @torch.no_grad()
@@ -36,7 +31,7 @@ def main() -> None:
     model = torch.jit.load(args.model, map_location=args.device)
     inputs = [tensor.to(args.device) for tensor in torch.load(args.inputs, weights_only=True)]
     outputs = [[output.cpu() for output in model(tensor)] for tensor in inputs]
-    engines = _engines(model)
+    engines: dict[str, Any] = {path: module.engine for path, module in modules_with_engine(model).items()}
     counters = {path: engine.counters() for path, engine in engines.items()}
     latency = measure(lambda: model(inputs[0]), device=args.device, warmup=args.warmup, runs=args.runs)
     for engine in engines.values():

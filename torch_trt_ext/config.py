@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar, get_args
 
 __all__ = [
     "KEEP_FLOAT32",
@@ -30,7 +30,8 @@ __all__ = [
 ]
 
 #: What engines have in their 8-bit parts.
-EIGHT_BIT = ("int8", "float8")
+EightBit = Literal["int8", "float8"]
+EIGHT_BIT: tuple[EightBit, ...] = get_args(EightBit)
 
 #: ONNX operator types that stay in float32 by default: sums over many values, and functions that leave float16's range.
 KEEP_FLOAT32 = (

@@ -16,7 +16,16 @@ import torch
 
 from torch_trt_ext import runtime as _runtime  # noqa: F401  (registers the classes)
 
-__all__ = ["EditedFile", "ExtraFiles", "check_target", "drop_attribute", "extra_files_of", "save", "write_whole"]
+__all__ = [
+    "EditedFile",
+    "ExtraFiles",
+    "check_target",
+    "drop_attribute",
+    "extra_files_of",
+    "replacing",
+    "save",
+    "write_whole",
+]
 
 #: What ``torch.jit.save`` writes beside a model, by name.
 ExtraFiles = dict[str, str | bytes]
@@ -185,9 +194,16 @@ def save(model: torch.jit.ScriptModule, target: Path, extra_files: ExtraFiles) -
 
 def write_whole(target: Path, data: bytes) -> None:
     """Writes a file; who reads it at this moment reads all of what it was."""
+    with replacing(target) as unfinished:
+        unfinished.write_bytes(data)
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A path beside a file, for what takes its place at once when the block ends."""
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        unfinished.write_bytes(data)
+        yield unfinished
         os.replace(unfinished, target)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from torch_trt_ext.contents import EngineInfo, IoInfo, inspect_model
 from torch_trt_ext.optimizer.messages import what_failed
 from torch_trt_ext.optimizer.model_input import argument_names
 from torch_trt_ext.optimizer.samples import resized
-from torch_trt_ext.optimizer.script_module import find_engines
+from torch_trt_ext.optimizer.script_module import attributes_to, find_engines
 from torch_trt_ext.optimizer.structures import (
     describe,
     detach_clone,
@@ -266,7 +266,7 @@ def _direct_ports(script: torch.jit.ScriptModule, engines: Sequence[EngineInfo])
     by_path = {engine.path: engine for engine in engines if engine.path}
     ports: dict[str, list[IoInfo]] = {}
     for node in graph.findAllNodes("prim::CallMethod"):
-        engine = by_path.get(_attribute_path(node.inputsAt(0).node()))
+        engine = by_path.get(".".join(attributes_to(node.inputsAt(0).node())))
         values = node.inputsAt(1).node() if node.s("name") == "forward" else None
         if engine is None or values is None or values.kind() != "prim::ListConstruct":
             continue
@@ -274,14 +274,6 @@ def _direct_ports(script: torch.jit.ScriptModule, engines: Sequence[EngineInfo])
             if value.debugName() in names:
                 ports.setdefault(names[value.debugName()], []).append(port)
     return ports
-
-
-def _attribute_path(node: Any) -> str:
-    path: list[str] = []
-    while node.kind() == "prim::GetAttr":
-        path.insert(0, node.s("name"))
-        node = node.inputsAt(0).node()
-    return ".".join(path)
 
 
 def _batches(

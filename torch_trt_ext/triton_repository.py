@@ -26,7 +26,7 @@ from torch_trt_ext.doctor import usual_device
 from torch_trt_ext.optimizer.model_input import argument_names, load_script
 from torch_trt_ext.optimizer.samples import make_samples
 from torch_trt_ext.optimizer.script_module import find_engines
-from torch_trt_ext.saved_file import extra_files_of, save
+from torch_trt_ext.saved_file import extra_files_of, replacing, save
 from torch_trt_ext.triton_config import ServedModel
 from torch_trt_ext.triton_model import OutputSpec, Signature, input_items, read_signature
 
@@ -307,13 +307,12 @@ def _element(path: Sequence[int]) -> str:
 
 
 def _place(source: Path, target: Path, link: bool) -> None:
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        if link:
-            os.link(source, unfinished)
-        else:
-            shutil.copyfile(source, unfinished)
-        os.replace(unfinished, target)
+        with replacing(target) as unfinished:
+            if link:
+                os.link(source, unfinished)
+            else:
+                shutil.copyfile(source, unfinished)
     except OSError as error:
         if error.errno == errno.EXDEV:
             raise ValueError(
@@ -321,8 +320,6 @@ def _place(source: Path, target: Path, link: bool) -> None:
                 "systems, as they are here; the model is copied then"
             ) from error
         raise
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _preload(script: torch.jit.ScriptModule) -> tuple[str, ...]:

@@ -106,11 +106,13 @@ class ServedModel:
 
     def __init__(self, path: Path) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if "openvino" in read_facts(path).backends:
-            device = torch.device("cpu")
-        self.device = device
         self._model, self.height, self.width = _load(path, device)
         self._engines = find_engines(self._model)
+        if device.type == "cuda" and any(found.backend == "openvino" for found in self._engines):
+            device = torch.device("cpu")
+            self._model, self.height, self.width = _load(path, device)
+            self._engines = find_engines(self._model)
+        self.device = device
         self.max_batch = max_batch(self._engines)
         if problem := self.why_not():
             raise RuntimeError(problem)

@@ -191,8 +191,8 @@ def create_plugin(name: str, fields: Sequence[PluginField], *, version: str = "1
     _error_recorder().clear()
     registry = trt.get_plugin_registry()
     # Asked for what it has not, the registry logs an error.
-    present = any((each.name, each.plugin_version) == (name, version) for each in registry.all_creators)
-    if not present and library is not None:
+    known = {(each.name, each.plugin_version, each.plugin_namespace) for each in registry.all_creators}
+    if library is not None and (name, version, "") not in known:
         registry.load_library(library)
     creator = registry.get_creator(name, version, "")
     if creator is None:

@@ -17,8 +17,7 @@ __all__ = ["suits_float8", "to_float8"]
 _LARGEST = 448.0
 _LARGEST_INTEGER = 127.0
 
-#: The first opset, and the first version of the format, with float8.
-_OPSET = 19
+#: The first version of the format with float8.
 _IR_VERSION = 9
 
 #: Limits of TensorRT's kernels: fewest channels or columns, most weights between two channels.
@@ -50,28 +49,23 @@ def suits_float8(node: NodeProto, weight: Sequence[int]) -> bool:
     )
 
 
-def to_float8(quantized: onnx.ModelProto, model: onnx.ModelProto, least_scale: float) -> onnx.ModelProto:
-    """A copy with float8 where a model has 8-bit integers: in the pairs and weights that quantization added.
+def to_float8(quantized: onnx.ModelProto, model: onnx.ModelProto, least_scale: float) -> None:
+    """Puts, in place, float8 where a model has 8-bit integers: in the pairs and weights that quantization added.
 
     Scales take ranges to that of float8, as far as float16 has them exactly: weights mean the same with scales in
     float16. None is below ``least_scale``, since float8 has exponents enough for a range that does not reach as far.
 
     Args:
-        quantized: symmetric, with weights stored in 8 bits.
+        quantized: symmetric, with weights stored in 8 bits, at an opset with float8.
         model: what it was made from, in float32 with constants as initializers.
         least_scale: the smallest scale, which float16 has exactly.
     """
-    copied = onnx.ModelProto()
-    copied.CopyFrom(quantized)
-    copied.ir_version = max(copied.ir_version, _IR_VERSION)
-    for opset in copied.opset_import:
-        if not opset.domain:
-            opset.version = max(opset.version, _OPSET)
-    tensors = {tensor.name: tensor for tensor in copied.graph.initializer}
+    quantized.ir_version = max(quantized.ir_version, _IR_VERSION)
+    tensors = {tensor.name: tensor for tensor in quantized.graph.initializer}
     exact = {tensor.name: tensor for tensor in model.graph.initializer}
     # Pairs that the model had before are its own affair.
     known = {name for node in model.graph.node for name in node.output}
-    added = [node for node in copied.graph.node if node.op_type in _PAIR and node.output[0] not in known]
+    added = [node for node in quantized.graph.node if node.op_type in _PAIR and node.output[0] not in known]
     for name in {node.input[1] for node in added}:
         tensors[name].CopyFrom(numpy_helper.from_array(_scale(numpy_helper.to_array(tensors[name]), least_scale), name))
     for name in {node.input[2] for node in added}:
@@ -85,10 +79,9 @@ def to_float8(quantized: onnx.ModelProto, model: onnx.ModelProto, least_scale: f
             axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
             stored.CopyFrom(_tensor(weight / _along(scale, axis, weight.ndim), stored.name))
     eight_bit = {name for node in added for name in (node.output if node.op_type == _PAIR[0] else node.input[:1])}
-    for info in copied.graph.value_info:
+    for info in quantized.graph.value_info:
         if info.name in eight_bit:
             info.type.tensor_type.elem_type = TensorProto.FLOAT8E4M3FN
-    return copied
 
 
 def _scale(scale: npt.NDArray[np.float32], least: float) -> npt.NDArray[np.float32]:

@@ -61,8 +61,8 @@ def to_half_precision(
 
     These stay float32: what ``keep_float32_ops`` and ``keep_float32_nodes`` say; nodes whose constants exceed the
     range of ``half`` or would all become zero; nodes with subgraphs, and everything inside; arithmetic on shapes;
-    operators that ONNX, at the model's opset, does not have in ``half``; nodes with values whose type
-    shape inference does not find.
+    operators that ONNX, at the model's opset, does not have in ``half``; nodes with values whose type shape inference
+    does not find.
 
     Args:
         model: a model whose weights are inside it; it is not changed.

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from torch_trt_ext.config import EightBit
 from torch_trt_ext.optimizer.float8 import suits_float8, to_float8
 from torch_trt_ext.optimizer.messages import first_line
 from torch_trt_ext.optimizer.quantized_shortcuts import quantize_shortcuts, summands
@@ -31,7 +32,6 @@ __all__ = [
     "INSTALL_ONNX_RUNTIME",
     "Calibration",
     "CalibrationMethod",
-    "EightBit",
     "calibrate",
     "float32_pairs",
     "missing_for_quantization",
@@ -42,16 +42,13 @@ __all__ = [
 
 CalibrationMethod = Literal["entropy", "percentile", "max"]
 
-#: What 8-bit products compute on.
-EightBit = Literal["int8", "float8"]
-
 #: Operators that engines have for 8-bit integers, and which of their inputs is the weight.
 _WEIGHTS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
 
 #: Scales of weights by output channel, the counterpart of what the engines' kernels do.
 _PER_CHANNEL = True
 
-#: The first opset whose scales may be float16.
+#: The first opset whose scales may be float16, and which has float8.
 _HALF_SCALES = 19
 #: The smallest scale that float16, which has steps of 2^-24 near zero, has to a percent.
 _LEAST_HALF_SCALE = 50 * 2**-24
@@ -268,7 +265,10 @@ def to_8_bit(
     except Exception as error:  # likewise
         raise RuntimeError(f"ONNX Runtime cannot quantize the model: {first_line(error)}") from error
     quantized: onnx.ModelProto = quantizer.model.model
-    return quantized if kind == "int8" else to_float8(quantized, _with_initializers(model), _LEAST_HALF_SCALE)
+    if kind == "float8":
+        quantized = with_half_scales(quantized)
+        to_float8(quantized, _with_initializers(model), _LEAST_HALF_SCALE)
+    return quantized
 
 
 def _with_initializers(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -65,7 +65,7 @@ def find_engines(script: torch.jit.ScriptModule) -> list[FoundEngine]:
             if node.kind() == "prim::Constant":
                 constants.append(FoundEngine("", node.ival("value"), backend, None))
                 continue
-            attributes = _attributes(node)
+            attributes = attributes_to(node)
             path = ".".join(filter(None, [module_path, *attributes]))
             # What is no attribute of the module's is not made yet.
             if attributes and path not in found:
@@ -87,7 +87,7 @@ def _nodes_with_engine(graph: Any) -> list[Any]:
     ]
 
 
-def _attributes(node: Any) -> list[str]:
+def attributes_to(node: Any) -> list[str]:
     """The attributes through which a node reaches its value from its module; empty where it does not start there."""
     path: list[str] = []
     while node.kind() == "prim::GetAttr":

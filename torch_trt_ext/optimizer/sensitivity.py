@@ -11,7 +11,6 @@ from __future__ import annotations
 import bisect
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import cast
 
 import torch
 
@@ -22,7 +21,7 @@ from torch_trt_ext.optimizer.accuracy import compare
 from torch_trt_ext.optimizer.candidates import Candidate
 from torch_trt_ext.optimizer.engine_builder import Precision
 from torch_trt_ext.optimizer.onnx_export import node_of
-from torch_trt_ext.optimizer.quantization import EightBit, quantizable_nodes
+from torch_trt_ext.optimizer.quantization import quantizable_nodes
 from torch_trt_ext.optimizer.script_module import wrap
 
 #: Of the tolerance that rounding alone may take: kernels add up in another order, too.
@@ -132,8 +131,7 @@ def rounded_nodes(candidate: Candidate) -> list[int]:
     model = candidate.subgraph.model
     assert model is not None
     if candidate.precision in EIGHT_BIT:
-        kind = cast(EightBit, candidate.precision)
-        names = set(quantizable_nodes(model, kind)) - candidate.kept_16bit.keys()
+        names = set(quantizable_nodes(model, candidate.precision)) - candidate.kept_16bit.keys()
     else:
         names = {node.name for node in model.graph.node} - candidate.built.kept_float32.keys()
     return sorted({number for number in map(node_of, names) if number is not None})

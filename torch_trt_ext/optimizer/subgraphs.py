@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torch_trt_ext import _C
 from torch_trt_ext.builders.onnx_inputs import ShapeRanges
-from torch_trt_ext.config import EIGHT_BIT
+from torch_trt_ext.config import EIGHT_BIT, EightBit
 from torch_trt_ext.optimizer import engine_module, observation, onnx_export, support
 from torch_trt_ext.optimizer.engine_builder import EngineBuilder, Precision
 from torch_trt_ext.optimizer.latency import measure
@@ -21,7 +21,6 @@ from torch_trt_ext.optimizer.plugin_operators import operators_of
 from torch_trt_ext.optimizer.quantization import (
     Calibration,
     CalibrationMethod,
-    EightBit,
     calibrate,
     quantizable_nodes,
     to_8_bit,

@@ -6,7 +6,7 @@ import concurrent.futures
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -24,7 +24,7 @@ from torch_trt_ext.optimizer.candidates import (
 )
 from torch_trt_ext.optimizer.engine_builder import EngineBuilder, Level, Precision
 from torch_trt_ext.optimizer.messages import first_line
-from torch_trt_ext.optimizer.quantization import EightBit, quantizable_nodes
+from torch_trt_ext.optimizer.quantization import quantizable_nodes
 from torch_trt_ext.optimizer.script_module import wrap
 from torch_trt_ext.optimizer.subgraphs import Subgraph, SubgraphFactory
 from torch_trt_ext.optimizer.summary import Outcome
@@ -224,7 +224,7 @@ class Trials:
     def _suited(self, subgraph: Subgraph, precision: Precision) -> Precision:
         """The precision, or the next one where none of the subgraph's nodes can compute in 8 bits."""
         assert subgraph.model is not None
-        if precision in EIGHT_BIT and not quantizable_nodes(subgraph.model, cast(EightBit, precision)):
+        if precision in EIGHT_BIT and not quantizable_nodes(subgraph.model, precision):
             return self._builder.ladder(self._level)[1]
         return precision
 
