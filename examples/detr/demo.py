@@ -115,7 +115,7 @@ _FULL_FORMS = {
     "batched": Form(((8, 800, 800),), ((8, 800, 800),)),
 }
 _FULL_EFFORT = {
-    "gpu": Effort(_FULL_FORMS, calibration=128, images=16, rounds=1000, warmup=100, profiled=84, max_seconds=60),
+    "gpu": Effort(_FULL_FORMS, calibration=64, images=16, rounds=1000, warmup=100, profiled=84, max_seconds=60),
     "cpu": Effort(_FULL_FORMS, calibration=32, images=8, rounds=20, warmup=3, profiled=5, max_seconds=60),
 }
 

@@ -86,13 +86,19 @@ def resnet_table(table: Table, batch: int, size: int) -> tuple[list[dict[str, An
     model, x = resnet18(size).to(device), images(batch, size).to(device)
     expected = model(x)
     traced = torch.jit.freeze(torch.jit.trace(model, (x,)))
-    ways: dict[str, tuple[Any, str]] = {"eager": (model, "float32"), "TorchScript": (traced, "float32")}
+    # PyTorch's convolutions on a GPU round to TF32 unless they are told not to.
+    own = "tf32" if table.place.device_type == "gpu" and torch.backends.cudnn.allow_tf32 else "float32"
+    ways: dict[str, tuple[Any, str]] = {"eager": (model, own), "TorchScript": (traced, own)}
     half = None
-    for name, level, precision in (
+    engines = [
         ("engine, float32", "o1", "float32"),
+        ("engine, TF32", "o1", "tf32"),
         ("engine, 16 bits", "o1", "auto"),
         ("engine, 8 bits", "o2", "auto"),
-    ):
+    ]
+    for name, level, precision in engines:
+        if precision == "tf32" and own != "tf32":
+            continue
         calibration = [(images(4, size, seed=seed).to(device),) for seed in range(2, 10)]
         if level == "o2":
             # An engine takes the shapes that it was made for.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -127,6 +128,33 @@ def test_the_whole_models_answers_decide() -> None:
         of_subgraph = rounding.ranking()
     assert [node for node, _ in of_model[:2]] == [node for node, _ in of_subgraph[:2]]
     assert dict(of_model) == pytest.approx(dict(of_subgraph), rel=1e-3)
+
+
+def test_what_has_the_limit_may_be_another_than_what_ranks() -> None:
+    torch.manual_seed(0)
+    model, x = Cancelling(), torch.rand(8, 16)
+    prepared, candidate = make_candidate(model, x)
+    candidate.subgraph.name = "engine_0"
+    expected = observation.run(wrap(prepared.assembled({})), [(x,)])
+    asked = []
+
+    def error_of_model(make: Callable[[], Any]) -> float:
+        return compare(expected, observation.run(make(), [(x,)])).relative
+
+    def loss_of_model(make: Callable[[], Any]) -> float:
+        asked.append(1000 * error_of_model(make))
+        return asked[-1]
+
+    with sensitivity.of_model(prepared, [candidate], error_of_model, loss_of_model) as rounding:
+        ranking = rounding.ranking()
+        assert asked == []
+        back = rounding.back(20)
+        assert back is not None
+        assert list(back) == [node for node, _ in ranking[:2]]
+        # By bisection, not one count after the other.
+        assert len(asked) <= math.ceil(math.log2(len(ranking)))
+        assert rounding.back(0.02) is None
+        assert rounding.loss_of(list(back)) == pytest.approx(1000 * rounding.error_of(list(back)))
 
 
 def test_search_goes_on_with_twice_as_many(cancelling: Any) -> None:

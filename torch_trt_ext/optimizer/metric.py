@@ -57,6 +57,10 @@ class Metric:
             f"accuracy.max_metric_drop {self.max_drop:g}"
         )
 
+    def drop_of(self, model: torch.jit.ScriptModule) -> float:
+        """How much less another model reaches; what :attr:`optimized` says stays. Raises as :meth:`of_original`."""
+        return self.original - _value(self.measure, model)
+
     def summary(self) -> dict[str, float | None]:
         """For the report."""
         return {"original": self.original, "optimized": self.optimized, "max_drop": self.max_drop}

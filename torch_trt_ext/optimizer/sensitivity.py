@@ -44,14 +44,23 @@ class Rounding:
         session: the number of the session that its rounding operators ask.
         precision: what to round to.
         nodes: numbers of the nodes that compute in it.
-        error: runs the model and gives the relative error of its answers.
+        error: runs the model and gives the relative error of its answers, which ranks the nodes.
+        loss: runs it and gives what has the limit, where that is not the error.
     """
 
-    def __init__(self, session: int, precision: Precision, nodes: Sequence[int], error: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        session: int,
+        precision: Precision,
+        nodes: Sequence[int],
+        error: Callable[[], float],
+        loss: Callable[[], float] | None = None,
+    ) -> None:
         self._session = session
         self._precision = precision
         self._nodes = sorted(nodes)
         self._error = error
+        self._loss = loss or error
         self._ranking: list[tuple[int, float]] | None = None
 
     @property
@@ -61,8 +70,13 @@ class Rounding:
 
     def error_of(self, nodes: Sequence[int]) -> float:
         """The relative error of the answers when these nodes round and no others do."""
-        _C.set_rounding(self._session, _DTYPES[self._precision], set(nodes))
+        self._round(nodes)
         return self._error()
+
+    def loss_of(self, nodes: Sequence[int]) -> float:
+        """What has the limit, when these nodes round and no others do."""
+        self._round(nodes)
+        return self._loss()
 
     def ranking(self) -> list[tuple[int, float]]:
         """Every node with the error that it makes alone, the largest first."""
@@ -75,7 +89,7 @@ class Rounding:
         """The fewest nodes, the most sensitive first, without which rounding keeps within a limit.
 
         Args:
-            limit: for the relative error.
+            limit: for the relative error, or for what is given in its place.
             at_least: how many must go back in any case.
 
         Returns:
@@ -86,7 +100,7 @@ class Rounding:
         counts = range(at_least, most + 1)
 
         def holds(count: int) -> bool:
-            return self.error_of([node for node, _ in ranking[count:]]) <= _MARGIN * limit
+            return self.loss_of([node for node, _ in ranking[count:]]) <= _MARGIN * limit
 
         place = bisect.bisect_left(counts, True, key=holds)
         if place == len(counts):
@@ -94,6 +108,9 @@ class Rounding:
         return {
             node: f"rounding it alone changes the answers by {error:.2g}" for node, error in ranking[: counts[place]]
         }
+
+    def _round(self, nodes: Sequence[int]) -> None:
+        _C.set_rounding(self._session, _DTYPES[self._precision], set(nodes))
 
 
 def share_of(rounding: Rounding) -> int:
@@ -108,7 +125,7 @@ def search(
 
     Args:
         rounding: of what is not accurate.
-        limit: for the relative error.
+        limit: for the relative error, or for what is given in its place.
         is_accurate_with: builds engines with more bits for these nodes, and those of the calls before, and tells.
         first: how many nodes go back at least the first time.
 
@@ -156,7 +173,8 @@ def of_subgraph(prepared: _C.PreparedModel, candidate: Candidate) -> Iterator[Ro
 def of_model(
     prepared: _C.PreparedModel,
     candidates: Sequence[Candidate],
-    error_of_model: Callable[[Callable[[], torch.jit.ScriptModule]], float],
+    error_of_model: Callable[[observation.ModelMaker], float],
+    loss_of_model: Callable[[observation.ModelMaker], float] | None = None,
 ) -> Iterator[Rounding]:
     """The whole model with the subgraphs of candidates rounding.
 
@@ -164,6 +182,7 @@ def of_model(
         prepared: the model, divided.
         candidates: those whose engines compute in few bits, all in the same precision; at least one.
         error_of_model: the relative error of the answers of a model that a function makes.
+        loss_of_model: what has the limit, of such a model, where that is not the error.
     """
     with observation.session() as number:
         replacements = {
@@ -171,9 +190,14 @@ def of_model(
             for candidate in candidates
         }
         nodes = sorted({node for candidate in candidates for node in rounded_nodes(candidate)})
+
+        def make() -> torch.jit.ScriptModule:
+            return wrap(prepared.assembled(replacements))
+
         yield Rounding(
             number,
             candidates[0].precision,
             nodes,
-            lambda: error_of_model(lambda: wrap(prepared.assembled(replacements))),
+            lambda: error_of_model(make),
+            None if loss_of_model is None else lambda: loss_of_model(make),
         )

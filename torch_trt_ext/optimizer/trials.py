@@ -175,10 +175,12 @@ class Trials:
         ]
         if not mixed:
             return attempt, problem
-        with sensitivity.of_model(self._factory.prepared, mixed, whole.error_of) as rounding:
-            limit = self._config.accuracy.model_limit(precision)
-            # How far a metric falls is not known before engines are built.
-            first = 1 if outcome.metric is None else sensitivity.share_of(rounding)
+        metric = outcome.metric
+        loss = None if metric is None else whole.drop_of
+        with sensitivity.of_model(self._factory.prepared, mixed, whole.error_of, loss) as rounding:
+            limit = self._config.accuracy.model_limit(precision) if metric is None else metric.max_drop
+            # Where rounding in PyTorch says that a metric holds, and engines' does not, a few nodes will not do.
+            first = 1 if metric is None else sensitivity.share_of(rounding)
             sensitivity.search(rounding, limit, is_accurate_with, first)
         return last, wrong
 

@@ -63,6 +63,11 @@ class WholeModel:
         """The relative error of a model's answers to the samples."""
         return self._compare(model).relative
 
+    def drop_of(self, model: observation.ModelMaker) -> float:
+        """How far the user's metric falls from the original model's to another's."""
+        assert self._outcome.metric is not None
+        return self._outcome.metric.drop_of(model())
+
     def why_slow(self, optimized: observation.ModelMaker, item: tuple[Any, ...]) -> str:
         """Why the model with engines is not fast enough; empty if it may be kept, also where it cannot be timed."""
         outcome, timing = self._outcome, self._outcome.config.timing
