@@ -41,7 +41,7 @@ _COLUMNS = (
 )
 
 
-def optimize_one(name: str, device: str, max_seconds: float, cache: Path | None) -> Results:
+def optimize_one(name: str, device: str, max_seconds: float, cache: Path | None, builder_level: int | None) -> Results:
     """What became of one model.
 
     Args:
@@ -49,10 +49,13 @@ def optimize_one(name: str, device: str, max_seconds: float, cache: Path | None)
         device: "cpu" or "gpu".
         max_seconds: time for measuring the model, and for each of its engines.
         cache: folder for engines and TensorRT's timings, or None.
+        builder_level: TensorRT's optimization level, or None for the default.
     """
     import torch_trt_ext
 
     config = quiet_config(max_seconds, cache)
+    if builder_level is not None:
+        config.tensorrt.builder_optimization_level = builder_level
     example = zoo.prepare(name)
     place = torch.device("cuda" if device == "gpu" else "cpu")
     model = example.model.to(place)
@@ -95,6 +98,7 @@ def _run(name: str, job: int, args: argparse.Namespace) -> Results:
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.sweep", "--one", name, "--device", args.device]
         command += ["--out", str(out), "--max-seconds", str(args.max_seconds)]
         command += ["--cache", str(args.cache)] if args.cache else []
+        command += [] if args.builder_level is None else ["--builder-level", str(args.builder_level)]
         try:
             done = subprocess.run(
                 command,
@@ -193,6 +197,9 @@ def main() -> None:
         "--models", default="", help="names with commas, or a library's with a colon at the end; default: all"
     )
     parser.add_argument("--cache", type=Path, help="folder for engines and timings; default: none")
+    parser.add_argument(
+        "--builder-level", type=int, help="TensorRT's: a low one builds much sooner; default: the package's"
+    )
     parser.add_argument("--max-seconds", type=float, default=10.0, help="of measuring a model or an engine")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds for one model")
     parser.add_argument(
@@ -207,7 +214,7 @@ def main() -> None:
         parser.error("--out is needed")
     if args.one:
         try:
-            result = optimize_one(args.one, args.device, args.max_seconds, args.cache)
+            result = optimize_one(args.one, args.device, args.max_seconds, args.cache, args.builder_level)
         except Exception as error:  # whatever it is, it belongs in the table
             result = {"status": "failed", "reason": what(error)}
         write(args.out, result)

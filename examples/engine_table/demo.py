@@ -84,7 +84,8 @@ def resnet_table(table: Table, batch: int, size: int) -> tuple[list[dict[str, An
     """The seed's table; its rows, what must hold, and the model with the engine in 16 bits."""
     device = table.place.device
     model, x = resnet18(size).to(device), images(batch, size).to(device)
-    expected = model(x)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        expected = model(x)
     traced = torch.jit.freeze(torch.jit.trace(model, (x,)))
     # PyTorch's convolutions on a GPU round to TF32 unless they are told not to.
     own = "tf32" if table.place.device_type == "gpu" and torch.backends.cudnn.allow_tf32 else "float32"
