@@ -1,7 +1,7 @@
 """Optimizes common architectures and says what became of each: a table of what is covered.
 
     python -m benchmarks.sweep --device cpu --out sweep_cpu.json [--models torchvision:resnet18,...] [--jobs 1]
-    python -m benchmarks.sweep --table sweep_cpu.json sweep_h200.json > docs/coverage.md
+    python -m benchmarks.sweep --table sweep_cpu.json sweep_h200.json
 
 Each model runs in a process of its own, so that one that crashes or takes too long costs nobody else's results; what is
 in the file already is not run again. Weights are random: what is said of errors is about rounding, not about accuracy.
@@ -155,7 +155,8 @@ def _row(name: str, model: Results) -> str:
     if model["status"] == "failed":
         return f"| {name} | failed | | | | | {model['reason']} |"
     error = model["relative_error"]
-    reasons = "; ".join(f"{count}: {reason}" for count, reason in model["reasons"]).replace("|", "/")
+    reasons = "; ".join(f"{count}: {reason}" for count, reason in model["reasons"])
+    reasons = reasons.replace("|", "/").replace("__", r"\_\_")
     return (
         f"| {name} | {model['status']}, {'/'.join(model['precisions']) or '-'} | {model['engines']} | "
         f"{100 * model['compute']:.1f} % | {'' if error is None else f'{float(error):.1e}'} | "

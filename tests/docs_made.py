@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from benchmarks import sweep
 from tests.docs_pages import DOCS, ROOT, pages
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -302,6 +303,13 @@ def serving() -> str:
     return _table(header, rows) + "\n\n" + _where("bench_serving_cpu", found["environment"])
 
 
+def coverage() -> str:
+    """What becomes of common architectures."""
+    names = [name for name in ("sweep_cpu", "sweep_h200") if (RESULTS / f"{name}.json").exists()]
+    files = ", ".join(f"[`{name}.json`](../benchmarks/results/{name}.json)" for name in names)
+    return f"{sweep.table([RESULTS / f'{name}.json' for name in names])}\n*{files}*"
+
+
 def importing() -> str:
     """What an import takes."""
     found = result("bench_import_cpu")
@@ -342,6 +350,7 @@ _TABLES: dict[str, Callable[[], str]] = {
         threads,
         memory,
         serving,
+        coverage,
         importing,
         tests,
     )

@@ -153,8 +153,8 @@ def test_made_parts_are_what_they_are_made_from(page: Path) -> None:
     assert docs_made.made_anew(text) == text, "python -m tests.docs_made writes the page anew"
 
 
-def test_every_result_is_in_performance() -> None:
-    text = (DOCS / "performance.md").read_text(encoding="utf-8")
+def test_every_result_is_on_a_page() -> None:
+    text = "".join((DOCS / name).read_text(encoding="utf-8") for name in ("performance.md", "coverage.md"))
     missing = [path.name for path in docs_made.RESULTS.glob("*.json") if f"({_up(path)})" not in text]
     assert missing == []
 
