@@ -148,7 +148,7 @@ def eight_bits() -> str:
     """Level o2 beside level o1."""
     runs = result("bench_optimize_8_bit_h200")["runs"]
     rows = []
-    for run, measured in ((run, measured) for run in runs for measured in run["results"]):
+    for commit, measured in [(run["environment"]["commit"], found) for run in runs for found in run["results"]]:
         ways = measured["ways"]
         bits16, bits8 = (ways[way]["latency"]["median_ms"] for way in ("ours", "ours, 8 bits"))
         rows.append(
@@ -158,7 +158,7 @@ def eight_bits() -> str:
                 f"{_ms(bits8)} ({bits16 / bits8:.2f}{_SPACE}{_TIMES})",
                 f"{ways['ours']['relative_error']:.1e}",
                 f"{ways['ours, 8 bits']['relative_error']:.1e}",
-                run["environment"]["commit"][:7],
+                commit[:7],
             ]
         )
     header = ["model, batch", 'level `"o1"`, ms', 'level `"o2"`, ms', "relative error, `o1`", "relative error, `o2`"]
@@ -306,6 +306,8 @@ def serving() -> str:
 def coverage() -> str:
     """What becomes of common architectures."""
     names = [name for name in ("sweep_cpu", "sweep_h200") if (RESULTS / f"{name}.json").exists()]
+    if not names:
+        return "Not measured yet."
     files = ", ".join(f"[`{name}.json`](../benchmarks/results/{name}.json)" for name in names)
     return f"{sweep.table([RESULTS / f'{name}.json' for name in names])}\n*{files}*"
 

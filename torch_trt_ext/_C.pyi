@@ -18,6 +18,7 @@ class NodeInfo:
     weights: list[list[int]]
     condition_on_sizes: bool
     in_place: bool
+    magnitude: int | None
 
 class ValueRecord:
     dtype: str

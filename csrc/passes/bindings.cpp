@@ -37,7 +37,8 @@ PYBIND11_MODULE(_C, module) {
       .def_readonly("outputs", &NodeInfo::outputs)
       .def_readonly("weights", &NodeInfo::weights)
       .def_readonly("condition_on_sizes", &NodeInfo::condition_on_sizes)
-      .def_readonly("in_place", &NodeInfo::in_place);
+      .def_readonly("in_place", &NodeInfo::in_place)
+      .def_readonly("magnitude", &NodeInfo::magnitude);
 
   py::class_<ValueRecord>(module, "ValueRecord")
       .def_property_readonly("dtype",

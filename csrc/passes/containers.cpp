@@ -8,6 +8,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "passes/node_facts.h"
+
 namespace torch_trt_ext::passes {
 namespace {
 
@@ -71,11 +73,13 @@ class Forwarder {
 
   bool run() {
     visit(graph_->block(), {});
+    drop_unused_merges();
     return changed_;
   }
 
  private:
-  void visit(Block* block, Known known) {
+  /// Returns what is known at the end of the block.
+  Known visit(Block* block, Known known) {
     const std::vector<Node*> nodes(block->nodes().begin(), block->nodes().end());
     for (Node* const node : nodes) {
       if (!node->blocks().empty()) {
@@ -84,10 +88,15 @@ class Forwarder {
         if (node->kind() == prim::Loop) {
           forget_written(node, inside);
         }
+        std::vector<Known> ends;
         for (Block* const inner : node->blocks()) {
-          visit(inner, inside);
+          ends.push_back(visit(inner, inside));
         }
+        const Known merged = node->kind() == prim::If ? merge(node, known, ends) : Known();
         forget_written(node, known);
+        for (const auto& [container, contents] : merged) {
+          known[container] = contents;
+        }
       } else if (!create(node, known) && !mutate(node, known) && !read(node, known)) {
         read_whole(node, known);
         forget_written(node, known);
@@ -95,6 +104,64 @@ class Forwarder {
     }
     if (block == graph_->block()) {
       return_whole(block->return_node(), known);
+    }
+    return known;
+  }
+
+  /// What the containers that a branch writes to hold after it, where both sides know that and agree on the number of
+  /// elements. Elements that differ become outputs of the branch.
+  Known merge(Node* branch, const Known& before, const std::vector<Known>& ends) {
+    std::vector<Value*> containers;
+    for (const auto& entry : before) {
+      containers.push_back(entry.first);
+    }
+    // Outputs in an order that is the same each time.
+    std::sort(containers.begin(), containers.end(),
+              [](const Value* one, const Value* other) { return one->unique() < other->unique(); });
+    Known merged;
+    for (Value* const container : containers) {
+      const auto first = ends[0].find(container);
+      const auto second = ends[1].find(container);
+      if (first == ends[0].end() || second == ends[1].end() || !alias_db_.writesToAlias(branch, ValueSet{container}) ||
+          !can_merge(first->second, second->second)) {
+        continue;
+      }
+      Contents& result = merged[container] = first->second;
+      for (size_t index = 0; index < result.values.size(); ++index) {
+        Value* const other = second->second.values[index];
+        if (result.values[index] != other) {
+          branch->blocks()[0]->registerOutput(result.values[index]);
+          branch->blocks()[1]->registerOutput(other);
+          const c10::TypePtr type = is_tensor(other) ? c10::TensorType::get() : other->type();
+          result.values[index] = branch->addOutput()->setType(type);
+          merges_.push_back(result.values[index]);
+        }
+      }
+    }
+    return merged;
+  }
+
+  /// Whether contents have the same keys, and elements that differ have one type, and not a container's.
+  static bool can_merge(const Contents& first, const Contents& second) {
+    const auto same_key = [](const Value* one, const Value* other) { return *toIValue(one) == *toIValue(other); };
+    const auto mergeable = [](const Value* one, const Value* other) {
+      const bool is_single = is_plain_type(*one->type()) && one->type()->containedTypes().empty();
+      return one == other || (is_tensor(one) ? is_tensor(other) : is_single && *one->type() == *other->type());
+    };
+    return std::equal(first.keys.begin(), first.keys.end(), second.keys.begin(), second.keys.end(), same_key) &&
+           std::equal(first.values.begin(), first.values.end(), second.values.begin(), second.values.end(), mergeable);
+  }
+
+  void drop_unused_merges() {
+    for (auto output = merges_.rbegin(); output != merges_.rend(); ++output) {
+      if (!(*output)->hasUses()) {
+        Node* const branch = (*output)->node();
+        const size_t index = (*output)->offset();
+        for (Block* const inner : branch->blocks()) {
+          inner->eraseOutput(index);
+        }
+        branch->eraseOutput(index);
+      }
     }
   }
 
@@ -539,6 +606,8 @@ class Forwarder {
 
   std::shared_ptr<Graph> graph_;
   AliasDb alias_db_;
+  /// Outputs that branches were given, inner branches' first.
+  std::vector<Value*> merges_;
   bool changed_ = false;
 };
 

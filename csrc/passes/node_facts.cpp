@@ -59,6 +59,24 @@ void collect_needed(const Node* node, const Node* outermost, std::vector<Value*>
   }
 }
 
+/// Whether all indices of an `aten::index` are known to be integers, not masks.
+bool takes_by_integers(const Node* node) {
+  const auto is_mask = [](at::ScalarType type) { return type == at::kBool || type == at::kByte; };
+  const Value* const indices = node->input(1);
+  if (const auto known = torch::jit::toIValue(indices)) {
+    const auto elements = known->toListRef();
+    return std::all_of(elements.begin(), elements.end(), [&is_mask](const c10::IValue& index) {
+      return index.isNone() || !index.toTensor().defined() || !is_mask(index.toTensor().scalar_type());
+    });
+  }
+  const auto elements = indices->node()->inputs();
+  return indices->node()->kind() == prim::ListConstruct &&
+         std::all_of(elements.begin(), elements.end(), [&is_mask](const Value* index) {
+           const auto type = index->type()->cast<c10::TensorType>();
+           return index->mustBeNone() || (type != nullptr && type->scalarType() && !is_mask(*type->scalarType()));
+         });
+}
+
 }  // namespace
 
 bool reads_metadata_only(const Node* node) {
@@ -202,6 +220,37 @@ bool draws_random_numbers(const Node* node) {
   }
   return !is_known(node, "train", false) && !is_known(node, "training", false) && !is_known(node, "dropout_p", 0.0) &&
          !is_known(node, "dropout", 0.0);
+}
+
+bool sizes_depend_on_data(const Node* node) {
+  // torch does not mark what it computes by other operators.
+  static const std::unordered_set<Symbol> unmarked = {
+      Symbol::fromQualString("aten::nonzero_numpy"),
+      Symbol::fromQualString("aten::repeat_interleave"),
+  };
+  if (any_inside(node, sizes_depend_on_data)) {
+    return true;
+  }
+  const torch::jit::FunctionSchema* const schema = node->maybeSchema();
+  if (node->kind().is_prim()) {
+    return false;
+  }
+  if (schema == nullptr || !node->kind().is_aten() || unmarked.count(node->kind()) != 0) {
+    return true;
+  }
+  if (node->kind() == aten::index) {
+    return !takes_by_integers(node);
+  }
+  const auto op = c10::Dispatcher::singleton().findSchema(schema->operator_name());
+  if (op && (op->hasTag(at::Tag::dynamic_output_shape) || op->hasTag(at::Tag::data_dependent_output))) {
+    return true;
+  }
+  if (node->kind() == aten::where) {
+    return node->inputs().size() == 1;
+  }
+  // Where to split can be in a tensor.
+  return node->outputs().size() == 1 && is_tensor_list(node->output()) && node->inputs().size() > 1 &&
+         is_tensor(node->input(1));
 }
 
 std::vector<Value*> needed_values(const Node* node) {

@@ -40,6 +40,9 @@ bool draws_random_numbers(const torch::jit::Node* node);
 /// vary with the shapes of the inputs.
 bool depends_on_sizes(const torch::jit::Value* value);
 
+/// Whether the sizes of what a node gives can differ between calls that have all sizes of its inputs in common.
+bool sizes_depend_on_data(const torch::jit::Node* node);
+
 /// List of Tensor or of Optional[Tensor].
 bool is_tensor_list(const torch::jit::Value* value);
 

@@ -17,9 +17,14 @@
 #include "passes/branch_outputs.h"
 #include "passes/containers.h"
 #include "passes/hidden_aliases.h"
+#include "passes/inferred_facts.h"
+#include "passes/list_parts.h"
+#include "passes/magnitudes.h"
 #include "passes/node_roles.h"
+#include "passes/number_writes.h"
 #include "passes/observation.h"
 #include "passes/unroll.h"
+#include "passes/view_writes.h"
 
 namespace torch_trt_ext::passes {
 namespace {
@@ -192,8 +197,11 @@ void PreparedModel::simplify(size_t max_nodes) {
     torch::jit::ConstantPropagation(graph_);
     resolve_hidden_aliases(graph_);
     bool changed = forward_containers(graph_);
+    changed = fold_known_ranks(graph_) || changed;
     changed = unroll_loops(graph_, max_nodes) || changed;
     changed = flatten_branch_tuples(graph_) || changed;
+    changed = read_list_parts(graph_) || changed;
+    changed = functionalize_number_writes(graph_) || changed;
     torch::jit::LowerSimpleTuples(graph_);
     changed = split_plain_branch_outputs(graph_) || changed;
     torch::jit::EliminateDeadCode(graph_);
@@ -203,6 +211,7 @@ void PreparedModel::simplify(size_t max_nodes) {
       break;
     }
   }
+  read_devices_early(graph_);
   torch::jit::EliminateCommonSubexpression(graph_);
   torch::jit::EliminateDeadCode(graph_);
   torch::jit::ConstantPooling(graph_);
@@ -212,21 +221,25 @@ void PreparedModel::simplify(size_t max_nodes) {
 void PreparedModel::functionalize(const std::unordered_set<size_t>& allowed) {
   std::unordered_set<const Node*> nodes;
   for (const size_t id : allowed) {
-    Node* const node = index_->nodes().at(id);
+    nodes.insert(index_->nodes().at(id));
+  }
+  const auto may_replace = [&nodes](Node* node) {
     // A constant lives on after the call. AliasDb does not know what hidden views are views of. An ordinary form may
     // draw other random numbers.
-    if (!node->inputs().empty() && node->input(0)->node()->kind() != prim::Constant &&
-        !hides_alias(node->input(0)->node()) && !draws_random_numbers(node)) {
-      nodes.insert(node);
-    }
-  }
-  torch::jit::RemoveTensorMutation(graph_, [&nodes](Node* node) { return nodes.count(node) != 0; });
+    return nodes.count(node) != 0 && !node->inputs().empty() && node->input(0)->node()->kind() != prim::Constant &&
+           !hides_alias(node->input(0)->node()) && !draws_random_numbers(node);
+  };
+  // What a write to a view becomes is a new tensor, whose own writes torch's pass may replace.
+  do {
+    torch::jit::RemoveTensorMutation(graph_, may_replace);
+  } while (functionalize_view_writes(graph_, may_replace));
   torch::jit::EliminateDeadCode(graph_);
   renumber();
 }
 
 std::vector<NodeInfo> PreparedModel::nodes() const {
   std::vector<NodeInfo> infos;
+  const auto magnitudes = find_magnitudes(*index_, torch::jit::AliasDb(graph_));
   for (Node* const node : index_->nodes()) {
     NodeInfo info;
     info.id = infos.size();
@@ -249,6 +262,10 @@ std::vector<NodeInfo> PreparedModel::nodes() const {
     }
     info.condition_on_sizes = node->kind() == prim::If && depends_on_sizes(node->input());
     info.in_place = is_schema_mutable(node) && !info.inputs.empty() && is_tensor(node->input(0));
+    const auto magnitude = magnitudes.find(node->outputs().size() == 1 ? node->output() : nullptr);
+    if (magnitude != magnitudes.end()) {
+      info.magnitude = magnitude->second;
+    }
     infos.push_back(std::move(info));
   }
   return infos;

@@ -5,6 +5,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
@@ -33,6 +34,8 @@ struct NodeInfo {
   bool condition_on_sizes = false;
   /// For an operator that writes in place: the number of the tensor that it writes to.
   bool in_place = false;
+  /// What find_magnitudes() says of its output, if it says anything and there is one.
+  std::optional<int64_t> magnitude;
 };
 
 /// A frozen model on its way: simplified, observed, divided, put together again. Numbers of nodes and values mean the

@@ -1,8 +1,10 @@
 #include "passes/subgraph.h"
 
+#include <ATen/WrapDimUtils.h>
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
+#include <algorithm>
 #include <optional>
 #include <unordered_set>
 
@@ -146,6 +148,41 @@ c10::TypePtr typed(const TensorFacts& facts, at::Device device) {
                                  c10::VaryingShape<int64_t>(facts.shape.size()), false);
 }
 
+/// Replaces what is asked of sizes that are the same at every call by numbers: flags made from them, and tensors that
+/// are made of numbers alone, are constants then.
+void fold_sizes(Graph& graph) {
+  std::unordered_set<const Value*> varying;
+  // What was seen of values between them holds for the shapes of the test data only.
+  for (const Value* const input : graph.inputs()) {
+    if (!input->type()->expectRef<c10::TensorType>().sizes().isComplete()) {
+      varying.insert(input);
+    }
+  }
+  const std::vector<Node*> nodes(graph.nodes().begin(), graph.nodes().end());
+  for (Node* const node : nodes) {
+    const std::vector<Value*> needed = needed_values(node);
+    const bool varies =
+        sizes_depend_on_data(node) ||
+        std::any_of(needed.begin(), needed.end(), [&](const Value* value) { return varying.count(value) != 0; });
+    if (varies) {
+      varying.insert(node->outputs().begin(), node->outputs().end());
+      continue;
+    }
+    const auto type = node->kind() == c10::aten::size ? node->input(0)->type()->cast<c10::TensorType>() : nullptr;
+    const auto sizes = type != nullptr ? type->sizes().concrete_sizes() : std::nullopt;
+    if (!sizes) {
+      continue;
+    }
+    const torch::jit::WithInsertPoint guard(node);
+    if (node->inputs().size() == 1) {
+      node->output()->replaceAllUsesWith(graph.insertConstant(*sizes));
+    } else if (const auto dim = torch::jit::toIValue(node->input(1)); dim && !sizes->empty()) {
+      const auto place = at::maybe_wrap_dim(dim->toInt(), static_cast<int64_t>(sizes->size()));
+      node->output()->replaceAllUsesWith(graph.insertConstant((*sizes)[static_cast<size_t>(place)]));
+    }
+  }
+}
+
 }  // namespace
 
 std::shared_ptr<Graph> extract(const Subgraph& subgraph, const NodeRoles& roles) {
@@ -164,6 +201,7 @@ std::shared_ptr<Graph> extract_for_engine(const Subgraph& subgraph, const NodeRo
       copy->setType(typed(found->second, device));
     }
   }
+  fold_sizes(*graph);
   torch::jit::EliminateDeadCode(graph);
   return graph;
 }

@@ -218,6 +218,20 @@ def test_writes_through_views_are_seen_in_the_base(x: Tensor, capsys: Any) -> No
     assert found.reasons("aten::mul_") == ["writes in place to a tensor or list that is seen elsewhere"]
 
 
+class InPlaceOnOneView(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = torch.cat([torch.tanh(x), torch.exp(x)], 1)
+        before = torch.sigmoid(y)
+        z = y[:, :3]
+        z += before[:, 3:6]
+        return z.mul_(2), before
+
+
+def test_write_through_the_only_view_that_is_read_later_goes_into_the_engine(x: Tensor, capsys: Any) -> None:
+    found = check(InPlaceOnOneView(), [(x,)], capsys, engines=1)
+    assert found.report["left_in_torch"] == []
+
+
 class WriteBetweenReads(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = torch.tanh(x)
@@ -383,6 +397,37 @@ def test_cache_writes_are_seen_by_the_caller_in_order(capsys: Any) -> None:
     found.model(calls[0][0], cache, 0)
     assert not torch.equal(cache[0], calls[0][1][0])
     assert torch.equal(cache[1:], calls[0][1][1:])
+
+
+class TableOfDevices(nn.Module):
+    """Keeps what it has computed for a device."""
+
+    table: dict[str, Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+        self.norm = nn.BatchNorm1d(4)
+        self.bias = nn.Parameter(torch.ones(2, 4))
+        self.table = {}
+
+    def forward(self, x: Tensor) -> tuple[Tensor, int]:
+        misses = 0
+        for layer in self.layers:
+            # BatchNorm1d checks the rank, before the table is written to.
+            x = self.norm(torch.tanh(layer(x)).flatten(1))
+            key = str(x.device)
+            if key not in self.table:
+                self.table[key] = self.bias * 2
+                misses += 1
+            x = torch.softmax(x + self.table[key], 1)
+        return x, misses
+
+
+def test_table_with_an_entry_a_device_does_not_divide_the_model(x: Tensor, capsys: Any) -> None:
+    found = check(TableOfDevices(), [(x,)], capsys, engines=1)
+    assert list(found.model.table) == ["cpu"]
+    assert found.reasons("prim::If") == ["a branch that writes in place"] * 2
 
 
 class WritesInput(nn.Module):
@@ -1107,6 +1152,40 @@ def test_int64_arithmetic_that_passes_int32_is_right(x: Tensor, capsys: Any) -> 
     assert set(found.reasons("aten::mul")) == {"computes in int64, and the CPU engine only in int32"}
 
 
+class Regions(nn.Module):
+    """A mask from the regions that positions lie in, as shifted windows make it; and sums that only look alike."""
+
+    def forward(self, x: Tensor, n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y = torch.tanh(x) * 2
+        rows = torch.arange(x.size(0))
+        regions = ((rows >= 2).long() + (rows >= 4).long()).unsqueeze(1) * 3 + (n > 3).to(torch.int64)
+        beyond = (n > 3).long() * 2147483648
+        return torch.exp(y) * regions.sub(1).to(y.dtype), regions.unsqueeze(1) - 1, beyond
+
+
+def test_int64_arithmetic_on_conditions_is_in_the_engine(x: Tensor, capsys: Any) -> None:
+    small, large = torch.tensor([1, 7, 3, 2]), torch.tensor([2**40, 3, -(2**40), 4])
+    found = check(Regions(), [(x, small)], capsys, engines=1, further=[(x, large), (x.repeat(2, 1), small)])
+    # What 2^31 is multiplied with may be 1.
+    assert found.reasons("aten::mul") == ["computes in int64, and the CPU engine only in int32"]
+    assert found.reasons("aten::add") == found.reasons("aten::sub") == found.reasons("aten::to") == []
+
+
+class WrittenRegions(nn.Module):
+    def forward(self, x: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+        y = torch.tanh(x) * 2
+        regions = (n > 3).long()
+        regions[0] += n[0]
+        # In uint8 -1 is 255.
+        wrapped = ((n > 3).long() - 1).to(torch.uint8).long()
+        return torch.exp(y), (regions * 3 + wrapped * 2) * 1048576
+
+
+def test_int64_arithmetic_on_what_was_written_to_or_wraps_is_right(x: Tensor, capsys: Any) -> None:
+    small, large = torch.tensor([1, 7, 3, 2]), torch.tensor([2**40, 3, -(2**40), 4])
+    check(WrittenRegions(), [(x, small)], capsys, further=[(x, large)])
+
+
 class Lookup(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -1278,6 +1357,46 @@ class TwoSides(nn.Module):
 @pytest.mark.parametrize(("kind", "engines"), [(Joined, 1), (Middle, 2), (Side, 2), (SideOfInput, 1), (TwoSides, 3)])
 def test_engines_are_as_few_as_dependencies_allow(kind: Any, engines: int, x: Tensor, capsys: Any) -> None:
     check(kind(), [(x,)], capsys, engines=engines)
+
+
+class PartsInPlace(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        parts = torch.split(torch.tanh(x), 1, 1)
+        found = [parts[0] * 2]
+        for index in range(1, 4):
+            y = found[-1] + parts[index]
+            y += parts[-1]
+            found.append(y.relu_())
+        return torch.cat(found, 1) * 2
+
+
+class ShiftedWindows(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        shift = [1, 2].copy()
+        if x.size(0) <= 1:
+            shift[0] = 0
+        if x.size(1) <= 2:
+            shift[1] = 0
+        y = torch.exp(x) * 2
+        if sum(shift) > 0:
+            y = torch.roll(y, [-shift[0], -shift[1]], [0, 1])
+            mask = y.new_zeros((y.size(0), y.size(1)))
+            mask[: -shift[0], -shift[1] :] = 1
+            mask[-1] = 2
+            y = y + mask.masked_fill(mask != 0, -10.0)
+        return torch.tanh(y) * 2
+
+
+def test_parts_of_lists_and_masks_do_not_split_engines(capsys: Any) -> None:
+    x = tensor(2, 4)
+    others = [(tensor(3, 4),), (tensor(1, 5),), (tensor(2, 6),)]
+    for module in (PartsInPlace(), ShiftedWindows()):
+        found = check(module, [(x,)], capsys, further=others, engines=1)
+        assert found.report["left_in_torch"] == []
+    # Of any shape the flags made from sizes stay, and no other shape gives the first one's answers.
+    check(PartsInPlace(), [(x,), (tensor(3, 4),)], capsys, further=others, engines=1)
+    others = [(tensor(2, 2),), (tensor(2, 5),)]
+    check(ShiftedWindows(), [(x,), (tensor(3, 5),), (tensor(1, 6),)], capsys, further=others)
 
 
 class ViewsOfReturned(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -160,6 +161,79 @@ def test_operators_of_masks(operator: str) -> None:
     check(export(traced, x, mask), traced, x, mask)
 
 
+class ShiftMask(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        mask = x.new_zeros(x.size(1), x.size(2))
+        mask[-2:, 1:] = 1
+        mask[0] = 2
+        return x + mask
+
+
+def test_tensors_of_numbers_are_constants() -> None:
+    x = torch.randn(2, 3, 4)
+    model = export(ShiftMask(), x)
+    assert Counter(node.op_type for node in model.graph.node if node.op_type != "Constant") == {"Add": 1}
+    check(model, ShiftMask(), x)
+
+
+class Scattered(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        x = torch.slice_scatter(torch.tanh(x), y[:, :2] * 2, 1, 1, 3)
+        x = torch.slice_scatter(x, y[:, :0] * 2, 1, 3, 1)
+        x = torch.select_scatter(x, y[:, 1], 1, -1)
+        return torch.slice_scatter(x, y[:, :2], 1, -2) + torch.slice_scatter(x, y, 1, -9, None)
+
+
+def test_scattered_parts_are_put_between_the_others() -> None:
+    x, y = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    check(export(Scattered(), x, y), Scattered(), x, y)
+    model = export(Scattered(), x, y, dynamic=(0,))
+    for batch in (2, 3):
+        check(model, Scattered(), torch.randn(batch, 3, 4), torch.randn(batch, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda x: torch.slice_scatter(x, x[:, ::2], 1, 0, 4, 2), "slice_scatter whose place is not known, or with"),
+        (lambda x: torch.slice_scatter(x, x[:1], 0, 0, 1), "slice_scatter whose place is not known"),
+        (lambda x: torch.select_scatter(x, x[0], 0, 0), "select_scatter whose place is not known"),
+    ],
+)
+def test_scattered_parts_of_unknown_place_fail(make: Callable[[Tensor], Tensor], message: str) -> None:
+    class Traced(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return make(torch.tanh(x))
+
+    x = torch.randn(2, 3, 4)
+    with pytest.raises(onnx_export.ExportError, match=message):
+        export(torch.jit.trace(Traced(), x), x, dynamic=(0,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.int32])
+@pytest.mark.parametrize(("times", "dim", "sides"), [(1, -1, 0), (2, 0, 0), (1, 0, 1), (3, 1, 2)])
+def test_differences(dtype: torch.dtype, times: int, dim: int, sides: int) -> None:
+    class Differences(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            before = x[:2, :4] if sides > 0 else None
+            after = x.flip(dim) if sides > 1 else None
+            return torch.diff(x, times, dim, before, after)
+
+    x = (torch.randn(2, 4, generator=torch.Generator().manual_seed(0)) * 3).to(dtype)
+    traced = torch.jit.trace(Differences(), (x,))
+    check(export(traced, x), traced, x)
+
+
+def test_difference_of_two_dtypes_fails() -> None:
+    class Differences(nn.Module):
+        def forward(self, x: Tensor, before: Tensor) -> Tensor:
+            return torch.diff(x, prepend=before)
+
+    x = torch.randn(2, 4)
+    with pytest.raises(onnx_export.ExportError, match="diff of tensors whose dtypes differ"):
+        export(torch.jit.trace(Differences(), (x, x.int())), x, x.int())
+
+
 class Masked(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -193,11 +267,54 @@ def test_known_shapes_are_folded() -> None:
     check(model, Sized(), x)
 
 
+class SharedLayer(nn.Module):
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 16, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(torch.relu(self.layer(torch.relu(self.layer(x)))))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("x", [TOKENS, TOKENS[0]])
+@pytest.mark.parametrize("dynamic", [(), (0,)])
+def test_weight_of_several_layers_is_there_once(x: Tensor, bias: bool, dynamic: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    module = SharedLayer(bias)
+    model = export(module, x, dynamic=dynamic)
+    constants = [node.attribute[0].t for node in model.graph.node if node.op_type == "Constant"]
+    assert [list(constant.dims) for constant in constants].count([16, 16]) == 1
+    assert [value.name for value in model.graph.input] == ["input_0"]
+    check(model, module, x)
+    kinds = {node.id: node.kind for node in prepare(module, x)[0].nodes()}
+    products = [node for node in model.graph.node if node.op_type in ("Gemm", "MatMul")]
+    numbers = {onnx_export.node_of(node.name) for node in products}
+    assert [kinds[number] for number in numbers if number is not None] == ["aten::linear"] * 3
+
+
 def test_varying_shapes_are_not_folded() -> None:
     model = export(Sized(), torch.randn(2, 3, 4), dynamic=(0,))
     assert "Shape" in {node.op_type for node in model.graph.node}
     for batch in (2, 5):
         check(model, Sized(), torch.randn(batch, 3, 4))
+
+
+class InPatches(nn.Module):
+    """Sizes that go through float arithmetic, as where patches of a size that need not divide the image's are made."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = math.ceil(x.shape[2] / 2), math.floor(x.shape[3] / 2)
+        y = torch.relu(x).reshape(x.shape[0] * x.shape[1], rows, 2, columns * 2).transpose(1, 2)
+        return torch.exp(y.reshape(x.shape[0], -1, x.numel() // (4 * rows)))
+
+
+def test_arithmetic_on_known_sizes_is_computed() -> None:
+    x = torch.randn(2, 3, 4, 6)
+    model = export(InPatches(), x)
+    kinds = Counter(node.op_type for node in model.graph.node if node.op_type != "Constant")
+    assert kinds == {"Relu": 1, "Reshape": 2, "Transpose": 1, "Exp": 1}
+    check(model, InPatches(), x)
 
 
 def test_names_tell_the_node() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torch_trt_ext import OpenVINOEngineExtension
+from tests.optimizer.tiny_models import assert_close, optimize
+from torch_trt_ext import Config, OpenVINOEngineExtension
 from torch_trt_ext.engine_plan import EnginePlan
 
 ov = pytest.importorskip("openvino")
@@ -18,6 +20,7 @@ onnx = pytest.importorskip("onnx")
 from onnx import parser  # noqa: E402
 
 from torch_trt_ext.builders.onnx_openvino import build_openvino_from_onnx, native_precision  # noqa: E402
+from torch_trt_ext.optimizer.engine_builder import OpenVINOBuilder  # noqa: E402
 from torch_trt_ext.optimizer.half_precision import to_half_precision  # noqa: E402
 
 #: Sums of at most a few hundred float32 products, in another order than torch's.
@@ -206,6 +209,43 @@ def test_shapes_that_openvino_refuses_name_the_operator() -> None:
     ranges = {"x": ((2, 3),) * 3, "y": ((4, 5),) * 3}
     with pytest.raises(RuntimeError, match=r"cannot take MatMul; it said: .*Incompatible MatMul matrix dimension"):
         build_openvino_from_onnx(model, [ranges], "f32")
+
+
+def test_every_refused_node_is_named_but_none_that_only_follows() -> None:
+    # OpenVINO's message has one node of each type.
+    model = parse(
+        "(float[2,3] x) => (float[2,3] y, float[2,3] z, float[2,3] w, float[2,3] u) {"
+        " [a] y = MatMul(x, x) [b] z = MatMul(x, x) [c] v = Concat<axis=9>(x, x) [d] w = MatMul(v, y) [e] u = Relu(x) }"
+    )
+    refusals = OpenVINOBuilder(Config()).refusals(model)
+    assert sorted((refusal.name, refusal.op_type) for refusal in refusals) == [
+        ("a", "MatMul"),
+        ("b", "MatMul"),
+        ("c", "Concat"),
+    ]
+    reasons = {refusal.name: refusal.reason for refusal in refusals}
+    assert reasons["a"].startswith("Incompatible MatMul matrix dimension")
+    assert reasons["c"] == "Axis 9 out of the tensor rank range [-2, 1]."
+
+
+class FloatSizes(nn.Module):
+    """A size that goes through float arithmetic, which is no size in ONNX where it varies: ``Tensor[N, C, H, W]``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.exp(torch.relu(x) + 1)
+        y = y.reshape(x.shape[0] * x.shape[1], math.ceil(x.shape[2] / 2), 2, -1).transpose(1, 2)
+        return torch.tanh(torch.exp(y) * 0.01)
+
+
+def test_node_that_takes_a_refused_number_is_left_alone() -> None:
+    items = [(torch.randn(2, 3, 4, 6),), (torch.randn(2, 3, 8, 6),)]
+    optimized, _, report = optimize(FloatSizes().eval(), items)
+    assert [(entry["node"], entry["reason"]) for entry in report["left_in_torch"]] == [
+        ("aten::reshape@0", "is refused as Concat: Argument element types are inconsistent.")
+    ]
+    assert len(report["engines"]) == 2
+    for (x,) in items:
+        assert_close(optimized(x), FloatSizes()(x))
 
 
 def test_inputs_that_are_no_tensors_fail() -> None:

@@ -226,10 +226,19 @@ def test_plugin_takes_the_place_of_an_onnx_operator() -> None:
     model = export(module, x)
     (node,) = plugin_nodes(model)
     assert [other.op_type for other in model.graph.node if other.op_type != "Constant"] == ["GroupNorm"]
-    assert attributes_of(node).items() >= {"num_groups": 2, "eps": pytest.approx(1e-3)}.items()
+    # All that the plugin's creator names: TensorRT's parser warns of each field that is missing.
+    fields = {"num_groups": 2, "eps": pytest.approx(1e-3), "variant": 0}
+    assert attributes_of(node) == fields | {"plugin_version": b"1", "plugin_namespace": b""}
     assert len(node.input) == 3
     unregister_plugin_operator("aten::group_norm")
     assert plugin_nodes(export(module, x)) == []
+
+
+@pytest.mark.parametrize("others", [{"library": "libothers.so"}, {"version": "2"}, {"namespace": "others"}])
+def test_plugin_of_the_same_name_gets_no_defaults_of_ours(others: dict[str, str]) -> None:
+    register_plugin_operator("aten::group_norm", "GroupNorm", attributes={"num_groups": 1}, **others)
+    (node,) = plugin_nodes(export(nn.GroupNorm(2, 4), torch.randn(2, 4, 5)))
+    assert attributes_of(node).keys() == {"num_groups", "plugin_version", "plugin_namespace"}
 
 
 def test_plugin_takes_the_place_of_what_is_written_out() -> None:

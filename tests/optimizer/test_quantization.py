@@ -163,6 +163,21 @@ def test_nodes_that_are_kept_stay_as_they_are() -> None:
     assert "QuantizeLinear" not in {node.op_type for node in untouched.graph.node}
 
 
+def test_weight_that_a_kept_node_shares_is_rounded_for_the_others_alone() -> None:
+    model = _model()
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "w1")
+    model.graph.node[2].op_type, model.graph.node[2].name = "MatMul", "shared"
+    model.graph.node[2].input[:] = ["a", "w1"]
+    model.graph.node[3].input[:] = ["square", "w1"]
+    quantized = to_8_bit(model, calibrate(model, _calls(), "max"), keep={"shared"})
+    nodes = {node.name: node for node in quantized.graph.node}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantized.graph.initializer if tensor.dims}
+    np.testing.assert_array_equal(constants[nodes["shared"].input[1]], numpy_helper.to_array(weight))
+    rounded = {nodes["first"].input[1], nodes["of activations again"].input[1]}
+    assert len(rounded) == 1
+    assert not rounded & constants.keys()
+
+
 @pytest.mark.parametrize(
     ("method", "least", "most"), [("max", 50.0, 50.0), ("percentile", 0.9, 1.1), ("entropy", 1.0, 10.0)]
 )

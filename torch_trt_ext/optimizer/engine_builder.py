@@ -7,7 +7,7 @@ import contextlib
 import functools
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -22,6 +22,7 @@ from torch_trt_ext.engine import OpenVINOEngineExtension, TRTEngineExtension
 from torch_trt_ext.engine_plan import EnginePlan
 from torch_trt_ext.optimizer.engine_cache import EngineCache, TimingCache, model_bytes_for_key
 from torch_trt_ext.optimizer.half_precision import to_half_precision
+from torch_trt_ext.optimizer.onnx_names import names_read
 from torch_trt_ext.optimizer.plugin_operators import PluginOperator, operators_of, registered_plugin_operators
 from torch_trt_ext.optimizer.quantization import float32_pairs, with_half_scales
 from torch_trt_ext.optimizer.report import DeviceType, software_versions
@@ -37,6 +38,11 @@ Precision = Literal["float32", "tf32", "float16", "bfloat16", "int8", "float8"]
 Level = Literal["o1", "o2"]
 
 _SHORT = {"float32": "Fp32", "tf32": "Tf32", "float16": "Fp16", "bfloat16": "Bf16", "int8": "Int8", "float8": "Fp8"}
+
+#: Where OpenVINO's messages name a node, and what they say of it.
+_REFUSED_BY_OPENVINO = re.compile(
+    r"ONNX node '<Node\([^)]*\): (?P<name>[^>]+)>'(?P<words>.*?)(?=^-- |^Summary:|\Z)", re.DOTALL | re.MULTILINE
+)
 
 #: The compute capability of the first GPUs with float8, Ada's.
 _FLOAT8_CAPABILITY = (8, 9)
@@ -304,18 +310,19 @@ class OpenVINOBuilder(EngineBuilder):
         return f"PtOpenVINOPass{_SHORT[precision]}"
 
     def refusals(self, model: onnx.ModelProto) -> list[Refusal]:
-        """Lets OpenVINO read the model, which is quick."""
-        from torch_trt_ext.builders.openvino_model import import_openvino
+        """Lets OpenVINO read the model, which is quick; again without the nodes that it named, if it did.
 
-        try:
-            import_openvino().Core().read_model(model.SerializeToString(), b"")
-        except RuntimeError as error:
-            message = str(error)
-            types = {node.op_type for node in model.graph.node}
-            blamed = sorted(op for op in types if re.search(rf"(?<!\w){re.escape(op)}(?!\w)", message))
-            reason = message.strip().splitlines()[-1][:300] if message.strip() else "OpenVINO cannot read it"
-            return [Refusal("", op, reason) for op in blamed] or [Refusal("", "", reason)]
-        return []
+        It names one node of a type at a time.
+        """
+        found: list[Refusal] = []
+        while model.graph.output:
+            message = _why_unreadable(model)
+            named = _named_by_openvino(message, model)
+            if not named:
+                return found or (_by_types(message, model) if message else [])
+            found += named
+            model = _without_nodes(model, {refusal.name for refusal in named})
+        return found
 
     def load(self, plan: EnginePlan) -> Any:
         """An ``OpenVINOEngineExtension``."""
@@ -341,6 +348,62 @@ class OpenVINOBuilder(EngineBuilder):
 
     def _settings(self) -> list[str]:
         return []
+
+
+def _why_unreadable(model: onnx.ModelProto) -> str:
+    """OpenVINO's message about a model that it cannot read, else an empty string."""
+    from torch_trt_ext.builders.openvino_model import import_openvino
+
+    try:
+        import_openvino().Core().read_model(model.SerializeToString(), b"")
+    except RuntimeError as error:
+        return str(error).strip() or "OpenVINO cannot read it"
+    return ""
+
+
+def _by_types(message: str, model: onnx.ModelProto) -> list[Refusal]:
+    """All nodes of the types that OpenVINO's message has in it, or all nodes."""
+    types = {node.op_type for node in model.graph.node}
+    blamed = sorted(op for op in types if re.search(rf"(?<!\w){re.escape(op)}(?!\w)", message))
+    reason = message.splitlines()[-1][:300]
+    return [Refusal("", op, reason) for op in blamed] or [Refusal("", "", reason)]
+
+
+def _named_by_openvino(message: str, model: onnx.ModelProto) -> list[Refusal]:
+    """The nodes that OpenVINO's message names, but for those that take what others of them give."""
+    reasons = {}
+    for found in _REFUSED_BY_OPENVINO.finditer(message):
+        lines = [line.strip() for line in found["words"].splitlines() if line.strip()]
+        reasons[found["name"]] = lines[-1][:300] if lines else "OpenVINO cannot read it"
+    refusals = []
+    refused: set[str] = set()
+    for node in model.graph.node:
+        words = [reasons[name] for name in (node.name, *node.output) if name in reasons]
+        if refused.intersection(names_read(node)):
+            refused.update(node.output)
+        elif words and node.name:
+            refusals.append(Refusal(node.name, node.op_type, words[0]))
+            refused.update(node.output)
+    return refusals
+
+
+def _without_nodes(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
+    """The model without nodes of these names and what is computed from them, to be read only."""
+    kept = []
+    gone: set[str] = set()
+    for node in model.graph.node:
+        if node.name in names or gone.intersection(names_read(node)):
+            gone.update(node.output)
+        else:
+            kept.append(node)
+    read = {name for node in kept for name in names_read(node)}
+    ends = [name for node in kept for name in node.output if name and name not in read]
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    del part.graph.node[:], part.graph.output[:]
+    part.graph.node.extend(kept)
+    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in ends)
+    return part
 
 
 def _ladder(first: str, *wider: Precision) -> list[Precision]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch_trt_ext.optimizer.messages import first_line
 from torch_trt_ext.optimizer.onnx_folding import fold_shapes
 from torch_trt_ext.optimizer.onnx_names import names_read
-from torch_trt_ext.optimizer.onnx_written_out import WRITTEN_OUT, NotWrittenOut
+from torch_trt_ext.optimizer.onnx_written_out import WRITTEN_OUT, NotWrittenOut, compute_sizes, take_shared_weights
 from torch_trt_ext.optimizer.plugin_operators import PLUGIN_DOMAIN, NoPlugin, PluginNode, PluginOperator
 
 #: The newest operator set that torch's TorchScript exporter writes, TensorRT 10 reads and OpenVINO reads.
@@ -93,6 +93,8 @@ def export(
     plugins = plugin_operators or {}
     _write_out(graph, plugins)
     plugin_nodes = _mark_plugins(graph, plugins)
+    weights = [] if "aten::linear" in plugins else take_shared_weights(graph)
+    weight_names = [f"shared_weight_{index}" for index in range(len(weights))]
     names = [f"{INPUT_PREFIX}{index}" for index in range(len(inputs))]
     result = next(iter(graph.outputs()))
     count = len(list(result.node().inputs())) if result.node().kind() == "prim::TupleConstruct" else 1
@@ -104,18 +106,20 @@ def export(
         with _quiet(), torch.no_grad(), _plugins_known(plugins, plugin_nodes):
             torch.onnx.export(
                 function,
-                tuple(inputs),
+                (*inputs, *weights),
                 buffer,  # type: ignore[arg-type]
                 dynamo=False,
                 opset_version=OPSET,
-                input_names=names,
+                input_names=[*names, *weight_names],
                 output_names=outputs,
                 dynamic_axes={name: dims for name, dims in dynamic.items() if dims},
                 do_constant_folding=True,
             )
     except Exception as error:  # the exporter's symbolic functions raise anything
         raise ExportError(first_line(error), _operator_in(str(error))) from error
-    return fold_shapes(_tidied(onnx.load_from_string(buffer.getvalue())))
+    model = onnx.load_from_string(buffer.getvalue())
+    _put_constants(model, dict(zip(weight_names, weights, strict=True)))
+    return fold_shapes(_tidied(model))
 
 
 @contextlib.contextmanager
@@ -134,6 +138,8 @@ def _quiet() -> Iterator[None]:
 
 def _write_out(graph: Any, plugins: Mapping[str, PluginOperator]) -> None:
     """Replaces operators by simpler ones, which get their scopes, and computes what is constant then."""
+    # First, since the exporter writes arithmetic on numbers as float32 tensors, which are no shapes then.
+    compute_sizes(graph, plugins)
     for kind, write in WRITTEN_OUT.items():
         for node in graph.findAllNodes(kind) if kind not in plugins else ():
             try:
@@ -224,6 +230,15 @@ def _plugin(nodes: Sequence[PluginNode], otherwise: Any, context: Any, *inputs: 
 def _operator_in(message: str) -> str:
     found = re.search(r"operator '?([a-z_]+::\w+)'?", message)
     return found.group(1) if found else ""
+
+
+def _put_constants(model: onnx.ModelProto, values: Mapping[str, Tensor]) -> None:
+    """Puts constants in the place of inputs."""
+    for value in [value for value in model.graph.input if value.name in values]:
+        model.graph.input.remove(value)
+    for name, tensor in values.items():
+        constant = onnx.numpy_helper.from_array(tensor.detach().cpu().numpy())
+        model.graph.node.insert(0, onnx.helper.make_node("Constant", [], [name], name=name, value=constant))
 
 
 def _tidied(model: onnx.ModelProto) -> onnx.ModelProto:

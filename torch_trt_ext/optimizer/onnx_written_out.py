@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
+from torch import Tensor
 
 #: ``aten::_native_multi_head_attention`` without a mask, in operators that have an ONNX form.
 _ATTENTION = """
@@ -44,6 +45,83 @@ graph(%query : Tensor, %key : Tensor, %value : Tensor, %embed_dim : int, %num_he
 
 class NotWrittenOut(Exception):
     """A node is not of the kind that is written out here, and has no other ONNX form."""
+
+
+def compute_sizes(graph: Any, opaque: Collection[str]) -> None:
+    """Puts the sizes that are known of tensors, and what is computed from them alone, into a graph as constants.
+
+    Args:
+        graph: a ``torch.Graph`` whose tensors have their types; it is changed.
+        opaque: kinds of operators that nobody knows the sizes of, nor of what is computed from what they give.
+    """
+    from_opaque: set[int] = set()
+    for node in list(graph.nodes()):
+        if node.kind() in opaque or any(value.unique() in from_opaque for value in node.inputs()):
+            from_opaque.update(value.unique() for value in node.outputs())
+        elif node.kind() in _SIZES:
+            found = _SIZES[node.kind()](node, _sizes(node.inputsAt(0)))
+            if found is not None:
+                with graph.insert_point_guard(node):
+                    node.output().replaceAllUsesWith(graph.insertConstant(found))
+    torch._C._jit_pass_constant_propagation(graph)
+
+
+def take_shared_weights(graph: Any) -> list[Tensor]:
+    """Writes linear layers that have one weight as products with one further input of the graph.
+
+    The exporter writes a constant for each of its uses: a model whose layers share weights may become several times as
+    large as it is, beyond the 2 GB that ONNX files can have.
+
+    Args:
+        graph: a ``torch.Graph``; it is changed.
+
+    Returns:
+        The further inputs: the weights, transposed, ``Tensor[in, out]``.
+    """
+    weights = []
+    layers: dict[int, list[Any]] = {}
+    for node in graph.findAllNodes("aten::linear"):
+        weight = _constant(node.inputsAt(1))
+        # numpy, and so what makes ONNX's constants, has no bfloat16.
+        if weight is not None and weight.dtype != torch.bfloat16 and len(_sizes(node.inputsAt(0))) > 1:
+            layers.setdefault(node.inputsAt(1).unique(), []).append(node)
+    for nodes in layers.values():
+        weight = nodes[0].inputsAt(1)
+        if len(nodes) == 1:
+            continue
+        weights.append(weight.toIValue().t().contiguous())
+        transposed = graph.addInput()
+        transposed.setType(torch._C.TensorType.create_from_tensor(weights[-1]))
+        for node in nodes:
+            with graph.insert_point_guard(node):
+                result = _insert(graph, "aten::matmul", [node.inputsAt(0), transposed], node.output().type())
+                result.node().copyMetadata(node)
+                if not _is_none(node.inputsAt(2)):
+                    summands = [node.inputsAt(2), result, graph.insertConstant(1)]
+                    result = _insert(graph, "aten::add", summands, node.output().type())
+                    result.node().copyMetadata(node)
+            node.output().replaceAllUsesWith(result)
+            node.destroy()
+    return weights
+
+
+def _size(node: Any, sizes: list[int | None]) -> int | list[int] | None:
+    if len(list(node.inputs())) == 2:
+        dim = _constant(node.inputsAt(1))
+        return sizes[dim] if dim is not None and -len(sizes) <= dim < len(sizes) else None
+    # Of no dimension is what nothing is known of, too.
+    return None if None in sizes or not sizes else [size for size in sizes if size is not None]
+
+
+def _numel(node: Any, sizes: list[int | None]) -> int | None:
+    return None if None in sizes or not sizes else math.prod(size for size in sizes if size is not None)
+
+
+#: What operators give that read the sizes of a tensor; None where these are not known.
+_SIZES: dict[str, Callable[[Any, list[int | None]], int | list[int] | None]] = {
+    "aten::size": _size,
+    "aten::numel": _numel,
+}
 
 
 def _multi_head_attention(graph: Any, node: Any) -> Any:
@@ -111,6 +189,101 @@ def _unflatten(graph: Any, node: Any) -> Any:
     return _insert(graph, "aten::reshape", [tensor, shape_list], node.output().type())
 
 
+#: Operators that give or read part of a tensor that was made of numbers.
+_ON_PARTS = {"aten::slice", "aten::select", "aten::slice_scatter", "aten::select_scatter"} | {
+    f"aten::{name}" for name in ("copy", "fill", "zero")
+}
+
+
+def _filled(kind: str) -> Callable[[Any, Any], Any | None]:
+    """``new_zeros`` and its like without the tensor, whose data they do not need.
+
+    With known sizes it is a constant then, and so is what is made of it by writing numbers to its parts.
+    """
+
+    def write(graph: Any, node: Any) -> Any | None:
+        _, sizes, *others = node.inputs()
+        is_written = any(use.user.kind() in _ON_PARTS for use in node.output().uses())
+        made = node.output().type()
+        if not is_written or not _is_constant(sizes) or made.dtype() is None or made.device() is None:
+            return None
+        dtype, device = graph.insertConstant(made.dtype()), graph.insertConstant(made.device())
+        return _insert(graph, kind, [sizes, *others[:-4], dtype, others[-3], device, others[-1]], made)
+
+    return write
+
+
+def _copy(graph: Any, node: Any) -> Any:
+    """As many copies of the source as there is room for, in the other tensor's dtype."""
+    tensor, *sources = node.inputs()
+    dtype = tensor.type().dtype() if isinstance(tensor.type(), torch.TensorType) else None
+    if dtype is None:
+        raise NotWrittenOut("a copy of a list, or into a tensor whose dtype is not known, is not written out")
+    no = graph.insertConstant(False)
+    tensor_type = torch.TensorType.get()
+    options = [graph.insertConstant(dtype), no, no, graph.insertConstant(None)]
+    cast = _insert(graph, "aten::to", [sources[0], *options], tensor_type)
+    return _insert(graph, "aten::expand_as", [cast, tensor], node.output().type())
+
+
+def _slice_scatter(graph: Any, node: Any) -> Any:
+    """The source between what is before and behind it, where all places are known."""
+    tensor, source, dim, start, end, step = node.inputs()
+    sizes = _sizes(tensor)
+    known = _is_constant(dim) and all(_is_constant(value) for value in (start, end)) and _constant(step) == 1
+    size = sizes[dim.toIValue()] if sizes and known else None
+    if size is None:
+        raise NotWrittenOut("slice_scatter whose place is not known, or with a step, is not written out")
+    first, behind, _ = slice(start.toIValue(), end.toIValue()).indices(size)
+    return _put(graph, tensor, source, dim, first, behind, size) if first < behind else tensor
+
+
+def _select_scatter(graph: Any, node: Any) -> Any:
+    tensor, source, dim, index = node.inputs()
+    sizes = _sizes(tensor)
+    size = sizes[dim.toIValue()] if sizes and _is_constant(dim) and _is_constant(index) else None
+    if size is None:
+        raise NotWrittenOut("select_scatter whose place is not known is not written out")
+    first = index.toIValue() % size
+    source = _insert(graph, "aten::unsqueeze", [source, dim], torch.TensorType.get())
+    return _put(graph, tensor, source, dim, first, first + 1, size)
+
+
+def _put(graph: Any, tensor: Any, source: Any, dim: Any, first: int, behind: int, size: int) -> Any:
+    """A tensor with another one in place of its part from ``first`` to ``behind``."""
+    parts = [source]
+    for place, (begin, stop) in enumerate(((0, first), (behind, size))):
+        if begin < stop:
+            bounds = [graph.insertConstant(number) for number in (begin, stop, 1)]
+            part = _insert(graph, "aten::slice", [tensor, dim, *bounds], torch.TensorType.get())
+            parts.insert(place * len(parts), part)
+    listed = _insert(graph, "prim::ListConstruct", parts, torch._C.ListType.ofTensors())
+    return _insert(graph, "aten::cat", [listed, dim], tensor.type())
+
+
+def _diff(graph: Any, node: Any) -> Any:
+    """As differences of what comes later and what comes before it."""
+    tensor, times, dim, prepend, append = node.inputs()
+    parts = [part for part in (prepend, tensor, append) if not _is_none(part)]
+    dtypes = {part.type().dtype() if isinstance(part.type(), torch.TensorType) else None for part in parts}
+    if len(dtypes) != 1 or None in dtypes or not _is_constant(times) or not _is_constant(dim):
+        raise NotWrittenOut("diff of tensors whose dtypes differ or are not known is not written out")
+    unknown = torch.TensorType.get()
+    result = tensor
+    if len(parts) > 1:
+        joined = _insert(graph, "prim::ListConstruct", parts, torch._C.ListType.ofTensors())
+        result = _insert(graph, "aten::cat", [joined, dim], unknown.with_dtype(tensor.type().dtype()))
+    zero, one, last, end = (graph.insertConstant(value) for value in (0, 1, -1, torch.iinfo(torch.int64).max))
+    for _ in range(times.toIValue()):
+        later = _insert(graph, "aten::slice", [result, dim, one, end, one], unknown)
+        before = _insert(graph, "aten::slice", [result, dim, zero, last, one], unknown)
+        if tensor.type().dtype() == torch.bool:
+            result = _insert(graph, "aten::logical_xor", [later, before], unknown)
+        else:
+            result = _insert(graph, "aten::sub", [later, before, one], unknown)
+    return result
+
+
 def _of_bits(kind: str, *, bool_only: bool = False) -> Callable[[Any, Any], Any]:
     """``&``, ``|`` and ``^`` of tensors under names that the exporter knows."""
 
@@ -155,7 +328,14 @@ WRITTEN_OUT: dict[str, Callable[[Any, Any], Any | None]] = {
     "aten::_native_multi_head_attention": _multi_head_attention,
     "aten::scaled_dot_product_attention": _scaled_dot_product_attention,
     "aten::unflatten": _unflatten,
+    "aten::diff": _diff,
     "aten::__and__": _of_bits("aten::bitwise_and"),
     "aten::__or__": _of_bits("aten::bitwise_or"),
     "aten::__xor__": _of_bits("aten::logical_xor", bool_only=True),
+    "aten::new_zeros": _filled("aten::zeros"),
+    "aten::new_ones": _filled("aten::ones"),
+    "aten::new_full": _filled("aten::full"),
+    "aten::copy": _copy,
+    "aten::select_scatter": _select_scatter,
+    "aten::slice_scatter": _slice_scatter,
 }

@@ -302,6 +302,7 @@ class _Job:
         excluded = support.find_unsupported(nodes, session, config.partition, self.device_type, plugins)
         excluded |= self._open_plugins([node for node in nodes if node.id not in excluded])
         found_kinds: set[str] = set()
+        known_ms: dict[Any, float] = {}
         whole_ms = time_prepared(prepared, items[0], self.device) if config.timing.compare else None
         for turn in range(_MAX_ROUNDS + 1):
             prepared.divide(excluded, taken, config.partition.min_block_size)
@@ -311,7 +312,8 @@ class _Job:
             record_calls(prepared, subgraphs, items)
             idle = {}
             if whole_ms is not None:
-                idle = find_idle(subgraphs, session, len(outcome.samples.items), whole_ms, self.device)
+                observed_items = len(outcome.samples.items)
+                idle = find_idle(subgraphs, session, observed_items, whole_ms, self.device, known_ms)
             failures: dict[int, str] = {}
             converted = []
             for subgraph in tqdm(subgraphs, "converting", disable=self._no_progress(), leave=False):

@@ -38,6 +38,21 @@ _PARSERS_OWN = (_VERSION, _NAMESPACE, "tensorrt_plugin_shape_input_indices")
 #: Kinds of an operator's arguments that can become fields, and the letters by which torch's exporter calls attributes.
 _LETTERS = {"IntType": "i", "BoolType": "i", "FloatType": "f", "NumberType": "f", "StringType": "s"}
 
+#: What the package's own plugins take for fields that are not given; the names end in the letters of torch's exporter.
+#: TensorRT's parser warns of each field of a plugin that its node does not have.
+_OWN_DEFAULTS: Mapping[str, Mapping[str, int | float | str]] = {
+    "GroupNorm": {"eps_f": 1e-5, "variant_i": 0},
+    "RetinaNetDecode": {"box_convention_s": "retinanet_examples", "image_height_i": 0, "image_width_i": 0},
+    "RetinaNetNMS": {"box_convention_s": "retinanet_examples"},
+    "RetinaNetPostProcess": {
+        "box_convention_s": "retinanet_examples",
+        "has_image_sizes_i": 0,
+        "image_height_i": 0,
+        "image_width_i": 0,
+        "score_activation_s": "none",
+    },
+}
+
 _OPERATOR = re.compile(r"[A-Za-z_]\w*::[A-Za-z_]\w*")
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 
@@ -149,7 +164,7 @@ class PluginOperator:
         """
         schema = torch._C.parse_schema(node.schema())
         values = list(node.inputs())
-        fields = {f"{_VERSION}_s": self.version, f"{_NAMESPACE}_s": self.namespace}
+        fields: dict[str, Any] = {f"{_VERSION}_s": self.version, f"{_NAMESPACE}_s": self.namespace}
         for name, argument in self.attributes.items():
             position = _position(schema, argument)
             value = _constant(values[position], schema.arguments[position].name)
@@ -157,6 +172,10 @@ class PluginOperator:
             if value is not None:
                 letter = _letter(schema.arguments[position])
                 fields[f"{name}_{letter}"] = _converted(value, letter, schema.arguments[position].name)
+        if self.library is None and (self.version, self.namespace) == ("1", ""):
+            given = {field.rpartition("_")[0] for field in fields}
+            defaults = _OWN_DEFAULTS.get(self.plugin, {}).items()
+            fields |= {field: value for field, value in defaults if field.rpartition("_")[0] not in given}
         for output in node.outputs():
             if not isinstance(output.type(), torch.TensorType):
                 raise NoPlugin(f"it gives a {output.type().annotation_str}, and plugins give tensors only")

@@ -240,6 +240,7 @@ def to_8_bit(
     copied = _with_initializers(model)
     if not wanted:
         return copied
+    _separate(copied.graph, set(wanted))
     try:
         with _quiet():
             quantizer = QDQQuantizer(
@@ -285,6 +286,23 @@ def _with_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
         else:
             copied.graph.node.add().CopyFrom(node)
     return copied
+
+
+def _separate(graph: onnx.GraphProto, wanted: Collection[str]) -> None:
+    """Gives other nodes constants of their own where these share them: ONNX Runtime rounds for all readers."""
+    rounded = {name for node in graph.node if node.name in wanted for name in node.input}
+    constants = {tensor.name: tensor for tensor in graph.initializer if tensor.name in rounded}
+    copies: dict[str, str] = {}
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            if node.name in wanted or name not in constants:
+                continue
+            if name not in copies:
+                copies[name] = f"{name}_kept"
+                tensor = graph.initializer.add()
+                tensor.CopyFrom(constants[name])
+                tensor.name = copies[name]
+            node.input[position] = copies[name]
 
 
 class _Calls:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from torch_trt_ext.optimizer import engine_module, observation, onnx_export, sup
 from torch_trt_ext.optimizer.engine_builder import EngineBuilder, Precision
 from torch_trt_ext.optimizer.latency import measure
 from torch_trt_ext.optimizer.onnx_export import node_of
+from torch_trt_ext.optimizer.onnx_names import names_read
 from torch_trt_ext.optimizer.plugin_operators import operators_of
 from torch_trt_ext.optimizer.quantization import (
     Calibration,
@@ -243,15 +244,17 @@ class SubgraphFactory:
         return {self.prepared.subgraph_node(subgraph.index, fails - 1): reason}
 
     def _blame_refused(self, subgraph: Subgraph, model: onnx.ModelProto, refusals: Sequence[Any]) -> dict[int, str]:
-        reasons = {}
+        members = set(subgraph.nodes)
+        blamed: dict[int, str] = {}
         for refusal in refusals:
             for node in model.graph.node:
                 if node.name == refusal.name or (not refusal.name and node.op_type == refusal.op_type):
+                    reason = f"is refused as {node.op_type}: {refusal.reason}"
                     number = onnx_export.node_of(node.name)
-                    if number is not None:
-                        reasons[number] = f"is refused as {node.op_type}: {refusal.reason}"
-        members = set(subgraph.nodes)
-        blamed = {number: reason for number, reason in reasons.items() if number in members}
+                    if number is not None and number in members:
+                        blamed[number] = reason
+                    elif refusal.name:
+                        blamed |= dict.fromkeys(_first_takers(model, node, members), reason)
         # Nobody to blame: the whole subgraph stays.
         return blamed or dict.fromkeys(subgraph.nodes, f"is in a subgraph that is refused: {refusals[0].reason}")
 
@@ -327,6 +330,20 @@ def _key_of(subgraph: Subgraph) -> _SubgraphKey:
     return tuple(subgraph.nodes), tuple(subgraph.inputs), tuple(subgraph.outputs), tuple(subgraph.with_data)
 
 
+def _first_takers(model: onnx.ModelProto, node: onnx.NodeProto, members: Collection[int]) -> set[int]:
+    """The subgraph's first nodes that take what a node gives which computes a number, and so is none of them."""
+    takers = set()
+    given = set(node.output)
+    for other in model.graph.node:
+        if given.intersection(names_read(other)):
+            number = onnx_export.node_of(other.name)
+            if number is not None and number in members:
+                takers.add(number)
+            else:
+                given.update(other.output)
+    return takers
+
+
 def _keep_outputs(model: onnx.ModelProto, positions: Sequence[int]) -> None:
     names = {f"{onnx_export.OUTPUT_PREFIX}{position}" for position in positions}
     for index in reversed(range(len(model.graph.output))):
@@ -367,7 +384,12 @@ def time_prepared(prepared: _C.PreparedModel, item: tuple[Any, ...], device: tor
 
 
 def find_idle(
-    subgraphs: Sequence[Subgraph], session: _C.Session, observed_items: int, whole_ms: float, device: torch.device
+    subgraphs: Sequence[Subgraph],
+    session: _C.Session,
+    observed_items: int,
+    whole_ms: float,
+    device: torch.device,
+    known_ms: dict[_SubgraphKey, float],
 ) -> dict[int, str]:
     """Which subgraphs take so little of the model's time that no engine is worth its building, with the reason.
 
@@ -377,13 +399,17 @@ def find_idle(
         observed_items: how many items the session saw.
         whole_ms: what a call of the model takes.
         device: where the model runs.
+        known_ms: what calls of subgraphs were seen to take, which is not measured again; gets what is measured now.
     """
     idle = {}
     for subgraph in subgraphs:
         if not subgraph.calls:
             continue
         calls = max(session.values[value].count for value in subgraph.outputs) / observed_items
-        part_ms = calls * _quick(caller(subgraph), device)
+        key = _key_of(subgraph)
+        if key not in known_ms:
+            known_ms[key] = _quick(caller(subgraph), device)
+        part_ms = calls * known_ms[key]
         if part_ms < _MIN_SHARE * whole_ms:
             idle[subgraph.index] = (
                 f"is in a subgraph that takes {part_ms:.3g} of the model's {whole_ms:.3g} ms, too little for an engine"

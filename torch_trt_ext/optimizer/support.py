@@ -62,6 +62,7 @@ _GROWING_INTEGERS = {
     "aten::abs",
     "aten::to",
     "aten::floor_divide",
+    "aten::diff",
 }
 
 
@@ -162,7 +163,7 @@ def _unsupported(node: NodeInfo, values: Mapping[int, ValueRecord], device_type:
             return f"gives a tensor of dtype {_word(record.dtype)}, which engines do not compute in"
         if not record.device.startswith(target):
             return f"gives a tensor on {record.device}, and the engine's are on {target}"
-        if device_type == "cpu" and record.dtype == "Long" and node.kind in _GROWING_INTEGERS:
+        if device_type == "cpu" and record.dtype == "Long" and node.kind in _GROWING_INTEGERS and not _is_small(node):
             return "computes in int64, and the CPU engine only in int32"
     for record in (values[value] for value in node.inputs if value in values):
         if record.dtype not in _ENGINE_DTYPES or not record.consistent:
@@ -170,6 +171,11 @@ def _unsupported(node: NodeInfo, values: Mapping[int, ValueRecord], device_type:
         if not record.device.startswith(target):
             return f"takes a tensor on {record.device}, and the engine's are on {target}"
     return ""
+
+
+def _is_small(node: NodeInfo) -> bool:
+    """Whether what a node gives fits 32 bits whatever the data are."""
+    return node.magnitude is not None and node.magnitude < 2**31
 
 
 def _word(dtype: str) -> str:
