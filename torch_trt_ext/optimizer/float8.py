@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
-from onnx import NodeProto, TensorProto, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 __all__ = ["suits_float8", "to_float8"]
 
@@ -27,6 +27,9 @@ _LARGEST_FILTER = 32
 
 #: What ONNX Runtime appends to the names of weights that it has quantized.
 _QUANTIZED = "_quantized"
+
+#: Likewise, of weights that are float8 in value and not in type.
+_ROUNDED = "_rounded"
 
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
 
@@ -52,6 +55,8 @@ def suits_float8(node: NodeProto, weight: Sequence[int]) -> bool:
 def to_float8(quantized: onnx.ModelProto, model: onnx.ModelProto, least_scale: float) -> None:
     """Puts, in place, float8 where a model has 8-bit integers: in the pairs and weights that quantization added.
 
+    Weights get whole pairs, too, which TensorRT has kernels for.
+
     Scales take ranges to that of float8, as far as float16 has them exactly: weights mean the same with scales in
     float16. None is below ``least_scale``, since float8 has exponents enough for a range that does not reach as far.
 
@@ -73,15 +78,33 @@ def to_float8(quantized: onnx.ModelProto, model: onnx.ModelProto, least_scale: f
     for node in added:
         stored = tensors.get(node.input[0])
         # A weight that several products share is stored once.
-        if stored is not None and stored.data_type != TensorProto.FLOAT8E4M3FN:
+        if stored is not None and stored.name == node.input[0]:
             weight = numpy_helper.to_array(exact[stored.name.removesuffix(_QUANTIZED)]).astype(np.float32)
-            scale = numpy_helper.to_array(tensors[node.input[1]])
-            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
-            stored.CopyFrom(_tensor(weight / _along(scale, axis, weight.ndim), stored.name))
+            _store_rounded(quantized.graph, stored, weight, numpy_helper.to_array(tensors[node.input[1]]), node)
     eight_bit = {name for node in added for name in (node.output if node.op_type == _PAIR[0] else node.input[:1])}
     for info in quantized.graph.value_info:
         if info.name in eight_bit:
             info.type.tensor_type.elem_type = TensorProto.FLOAT8E4M3FN
+
+
+def _store_rounded(
+    graph: onnx.GraphProto,
+    stored: TensorProto,
+    weight: npt.NDArray[np.float32],
+    scale: npt.NDArray[np.float32],
+    dequantizer: NodeProto,
+) -> None:
+    """Puts a weight in place of its 8 bits: rounded to float8 already, and quantized by a node.
+
+    TensorRT 10.6 takes weights in float8 themselves, too, but computes their convolutions in float16 then.
+    """
+    axes = {attribute.name: attribute.i for attribute in dequantizer.attribute if attribute.name == "axis"}
+    divisor = _along(scale, axes.get("axis", 1), weight.ndim)
+    rounded = numpy_helper.to_array(_tensor(weight / divisor, stored.name)).astype(np.float32) * divisor
+    name = stored.name
+    stored.CopyFrom(numpy_helper.from_array(rounded.astype(np.float32), name.removesuffix(_QUANTIZED) + _ROUNDED))
+    inputs = [stored.name, *dequantizer.input[1:]]
+    graph.node.insert(0, helper.make_node("QuantizeLinear", inputs, [name], f"{name}_QuantizeLinear", **axes))
 
 
 def _scale(scale: npt.NDArray[np.float32], least: float) -> npt.NDArray[np.float32]:

@@ -68,6 +68,11 @@ class Rounding:
         """How many nodes there are."""
         return len(self._nodes)
 
+    @property
+    def most(self) -> int:
+        """How many may go back."""
+        return int(sum(error > 0 for _, error in self.ranking()) * _MOST_NODES)
+
     def error_of(self, nodes: Sequence[int]) -> float:
         """The relative error of the answers when these nodes round and no others do."""
         self._round(nodes)
@@ -96,8 +101,7 @@ class Rounding:
             Their numbers with the reason, or None when so many would go back that nothing is gained.
         """
         ranking = self.ranking()
-        most = int(sum(error > 0 for _, error in ranking) * _MOST_NODES)
-        counts = range(at_least, most + 1)
+        counts = range(at_least, self.most + 1)
 
         def holds(count: int) -> bool:
             return self.loss_of([node for node, _ in ranking[count:]]) <= _MARGIN * limit
@@ -121,7 +125,7 @@ def share_of(rounding: Rounding) -> int:
 def search(
     rounding: Rounding, limit: float, is_accurate_with: Callable[[dict[int, str]], bool], first: int = 1
 ) -> bool:
-    """Gives nodes more bits until the real engines are accurate: as few as rounding says, then twice as many.
+    """Gives nodes more bits until the real engines are accurate: as few as rounding says, then up to twice as many.
 
     Args:
         rounding: of what is not accurate.
@@ -139,7 +143,9 @@ def search(
             return False
         if is_accurate_with(back):
             return True
-        count = 2 * len(back)
+        if len(back) == rounding.most:
+            return False
+        count = min(2 * len(back), rounding.most)
     return False
 
 
