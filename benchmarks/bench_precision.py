@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 import torch_trt_ext
-from benchmarks.models import build_case, detections_or_outputs
+from benchmarks.models import build_case, build_retinanet_with_engine, detections_or_outputs
 from benchmarks.optimizing import quiet_config
 from benchmarks.results import Results, header, measure_all
+from benchmarks.retinanet_r50 import HEIGHT, WIDTH, enlarged, in_scene
 from examples.retinanet.evaluate import coco_ap
 from examples.retinanet.scenes import Scene, compose_scene, fixed_test_scenes
 from torch_trt_ext.optimizer.latency import measure
@@ -44,15 +45,12 @@ _MAX_DROP = 0.01
 _METRIC_SCENES = 64
 
 
-def _input(scene: Scene, device: torch.device) -> Tensor:
-    return scene.image[None].to(device).float() / 255
-
-
 class Bench:
     """The detector and its scenes.
 
     Args:
         device: where it runs.
+        retinanet: weights of a RetinaNet-R50 to take, on enlarged scenes; None for the demo's detector.
         scenes: how many test scenes it is judged by.
         calibration: how many training scenes 8-bit ranges come from.
         max_seconds: of a measurement of time.
@@ -60,15 +58,29 @@ class Bench:
     """
 
     def __init__(
-        self, device: torch.device, scenes: int, calibration: int, max_seconds: float, cache: Path | None
+        self,
+        device: torch.device,
+        retinanet: Path | None,
+        scenes: int,
+        calibration: int,
+        max_seconds: float,
+        cache: Path | None,
     ) -> None:
         self._device = device
+        self._enlarged = retinanet is not None
         self._cache = cache
         self._max_seconds = max_seconds
         self._scenes = fixed_test_scenes(scenes)
-        self._calibration = [(_input(compose_scene(seed, "train"), device),) for seed in range(calibration)]
+        self._calibration = [(self._input(compose_scene(seed, "train")),) for seed in range(calibration)]
         self._choosing = [compose_scene(seed, "train") for seed in range(calibration, calibration + _METRIC_SCENES)]
-        self._case = build_case("digits_with_engine", device)
+        if retinanet is None:
+            self._case = build_case("digits_with_engine", device)
+        else:
+            self._case = build_retinanet_with_engine(1, HEIGHT, WIDTH, device, retinanet)
+
+    def _input(self, scene: Scene) -> Tensor:
+        image = scene.image[None].to(self._device)
+        return enlarged(image) if self._enlarged else image.float() / 255
 
     def eager(self) -> Results:
         """The detector in PyTorch alone."""
@@ -109,7 +121,8 @@ class Bench:
     def _accuracy(self, model: Callable[..., Any], scenes: Sequence[Scene]) -> dict[str, float]:
         found = []
         for scene in scenes:
-            (image,) = detections_or_outputs(self._case, model(_input(scene, self._device)))
+            (image,) = detections_or_outputs(self._case, model(self._input(scene)))
+            image = in_scene(image) if self._enlarged else image
             found.append({name: value.cpu() for name, value in image.items()})
         return coco_ap(found, scenes)
 
@@ -149,13 +162,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--precisions", nargs="+", choices=list(PRECISIONS), default=list(PRECISIONS), help="eager comes in any case"
     )
+    parser.add_argument(
+        "--retinanet",
+        type=Path,
+        help="weights of benchmarks.retinanet_r50: that network in place of the demo's detector",
+    )
     parser.add_argument("--scenes", type=int, default=256, help="test scenes for AP")
     parser.add_argument("--calibration", type=int, default=128, help="training scenes for 8-bit ranges")
     parser.add_argument("--max-seconds", type=float, default=20.0, help="of a measurement of time")
     parser.add_argument("--cache", type=Path, help="folder for engines and TensorRT's timings; default: none")
     args = parser.parse_args(arguments)
     device = torch.device("cuda" if args.device == "gpu" else "cpu")
-    bench = Bench(device, args.scenes, args.calibration, args.max_seconds, args.cache)
+    bench = Bench(device, args.retinanet, args.scenes, args.calibration, args.max_seconds, args.cache)
     cases: list[tuple[Results, Callable[[], Results]]] = [({"precision": "eager"}, bench.eager)]
     for precision in args.precisions:
         if args.device == "cpu" and precision in GPU_ONLY:

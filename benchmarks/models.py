@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -229,6 +230,18 @@ def build_fasterrcnn(height: int, width: int) -> nn.Module:
     return model
 
 
+def build_untrained_retinanet(height: int, width: int) -> RetinaNet:
+    """torchvision's ``retinanet_resnet50_fpn`` as training would start with it, anchors as the engine has them."""
+    torch.manual_seed(_SEED)
+    model: RetinaNet = torchvision.models.get_model(
+        "retinanet_resnet50_fpn", weights=None, weights_backbone=None, min_size=height, max_size=width
+    )
+    for tower in (model.head.classification_head.conv, model.head.regression_head.conv):
+        _fit_tower(tower)
+    _fix_strides(model)
+    return model
+
+
 class _FixedStrides(AnchorGenerator):
     """Anchors whose cells are as far apart as the network's strides are.
 
@@ -243,6 +256,11 @@ class _FixedStrides(AnchorGenerator):
         ]
         anchors: list[Tensor] = super().grid_anchors(grid_sizes, fixed)
         return anchors
+
+
+def _fix_strides(model: RetinaNet) -> None:
+    anchors = model.anchor_generator
+    model.anchor_generator = _FixedStrides(anchors.sizes, anchors.aspect_ratios)
 
 
 class _Batched(nn.Module):
@@ -292,11 +310,25 @@ def _with_engine(name: str, detector: MixedDetector, plain: nn.Module, images: T
 
 
 @torch.no_grad()
-def build_retinanet_with_engine(batch: int, height: int, width: int, device: torch.device) -> Case:
-    """torchvision's RetinaNet-R50: backbone and heads in PyTorch, decode and NMS in an engine for the device."""
-    retinanet = build_retinanet(height, width)
-    anchors = retinanet.anchor_generator
-    retinanet.anchor_generator = _FixedStrides(anchors.sizes, anchors.aspect_ratios)
+def build_retinanet_with_engine(
+    batch: int, height: int, width: int, device: torch.device, weights: Path | None = None
+) -> Case:
+    """torchvision's RetinaNet-R50: backbone and heads in PyTorch, decode and NMS in an engine for the device.
+
+    Args:
+        batch: images a call.
+        height: in pixels.
+        width: likewise.
+        device: where it runs.
+        weights: what :mod:`benchmarks.retinanet_r50` wrote; None for random ones.
+    """
+    if weights is None:
+        retinanet = build_retinanet(height, width)
+        _fix_strides(retinanet)
+    else:
+        retinanet = build_untrained_retinanet(height, width)
+        retinanet.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        retinanet.eval()
     retinanet.to(device)
     images = synthetic_images(batch, height, width).to(device)
     trunk = _Trunk(retinanet).to(device).eval()
