@@ -29,6 +29,11 @@ _VISION = (
 )
 _SOUND = ("hubert", "wav2vec2")
 
+#: The sizes of "base" where a configuration has larger ones of its own.
+_BASE: dict[str, dict[str, Any]] = {
+    "albert": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
+}
+
 NAMES = _TEXT + _VISION + _SOUND
 
 
@@ -49,7 +54,7 @@ def build(name: str) -> Example:
     """A model of a configuration's type and 128 tokens, one image, or a second of sound."""
     import transformers
 
-    given: dict[str, Any] = {"attn_implementation": "eager"}
+    given: dict[str, Any] = {"attn_implementation": "eager"} | _BASE.get(name, {})
     if name in _TEXT:
         given |= {"num_hidden_layers": _LAYERS, "use_cache": False} if name != "t5" else {"num_layers": _LAYERS}
     if name == "detr":
