@@ -17,7 +17,7 @@ from torchvision.models import VisionTransformer
 
 from torch_trt_ext import _C
 from torch_trt_ext.config import PartitionConfig
-from torch_trt_ext.optimizer import observation, onnx_export, support
+from torch_trt_ext.optimizer import observation, onnx_export, onnx_written_out, support
 from torch_trt_ext.optimizer.model_input import freeze
 from torch_trt_ext.optimizer.onnx_folding import fold_shapes
 from torch_trt_ext.optimizer.plugin_operators import PluginOperator
@@ -265,6 +265,27 @@ def test_known_shapes_are_folded() -> None:
     model = export(Sized(), x)
     assert Counter(node.op_type for node in model.graph.node) == {"Relu": 1, "Constant": 1, "Reshape": 1}
     check(model, Sized(), x)
+
+
+class Words(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(50, 8)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return torch.cat([self.words(first) * 2, self.words(second)], dim=1) + self.words.weight[0]
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_large_embeddings_are_inputs_while_the_exporter_runs(monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
+    module, first, second = Words().eval(), torch.tensor([[1, 2, 49]]), torch.tensor([[0, 7]])
+    monkeypatch.setattr(onnx_written_out, "_LARGE_BYTES", 50 * 8 * 4 + (not large))
+    model = export(module, first, second)
+    check(model, module, first, second)
+    assert [value.name for value in model.graph.input] == ["input_0", "input_1"]
+    constants = {node.name: node.attribute[0].t for node in model.graph.node if node.op_type == "Constant"}
+    assert [list(constant.dims) for constant in constants.values()].count([50, 8]) == 1
+    assert ("weight_0" in constants) == large
 
 
 class SharedLayer(nn.Module):

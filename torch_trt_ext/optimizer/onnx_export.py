@@ -19,7 +19,7 @@ from torch import Tensor
 from torch_trt_ext.optimizer.messages import first_line
 from torch_trt_ext.optimizer.onnx_folding import fold_shapes
 from torch_trt_ext.optimizer.onnx_names import names_read
-from torch_trt_ext.optimizer.onnx_written_out import WRITTEN_OUT, NotWrittenOut, compute_sizes, take_shared_weights
+from torch_trt_ext.optimizer.onnx_written_out import WRITTEN_OUT, NotWrittenOut, compute_sizes, take_weights
 from torch_trt_ext.optimizer.plugin_operators import PLUGIN_DOMAIN, NoPlugin, PluginNode, PluginOperator
 
 #: The newest operator set that torch's TorchScript exporter writes, TensorRT 10 reads and OpenVINO reads.
@@ -93,8 +93,8 @@ def export(
     plugins = plugin_operators or {}
     _write_out(graph, plugins)
     plugin_nodes = _mark_plugins(graph, plugins)
-    weights = [] if "aten::linear" in plugins else take_shared_weights(graph)
-    weight_names = [f"shared_weight_{index}" for index in range(len(weights))]
+    weights = [] if plugins.keys() & {"aten::linear", "aten::embedding"} else take_weights(graph)
+    weight_names = [f"weight_{index}" for index in range(len(weights))]
     names = [f"{INPUT_PREFIX}{index}" for index in range(len(inputs))]
     result = next(iter(graph.outputs()))
     count = len(list(result.node().inputs())) if result.node().kind() == "prim::TupleConstruct" else 1

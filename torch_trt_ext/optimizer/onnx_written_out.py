@@ -43,6 +43,10 @@ graph(%query : Tensor, %key : Tensor, %value : Tensor, %embed_dim : int, %num_he
   return (%output)"""
 
 
+#: Of an embedding's weight that is an input while the exporter runs.
+_LARGE_BYTES = 1 << 26
+
+
 class NotWrittenOut(Exception):
     """A node is not of the kind that is written out here, and has no other ONNX form."""
 
@@ -66,18 +70,40 @@ def compute_sizes(graph: Any, opaque: Collection[str]) -> None:
     torch._C._jit_pass_constant_propagation(graph)
 
 
-def take_shared_weights(graph: Any) -> list[Tensor]:
-    """Writes linear layers that have one weight as products with one further input of the graph.
+def take_weights(graph: Any) -> list[Tensor]:
+    """Makes further inputs of weights that the exporter would write more than once.
 
-    The exporter writes a constant for each of its uses: a model whose layers share weights may become several times as
-    large as it is, beyond the 2 GB that ONNX files can have.
+    It writes a constant for each use of a weight, and large ones twice on its way: a model whose layers share weights,
+    or with a large vocabulary, may come to more than the 2 GB that ONNX files can have. Linear layers with one weight
+    become products with one input, and large embeddings get theirs from one.
 
     Args:
         graph: a ``torch.Graph``; it is changed.
 
     Returns:
-        The further inputs: the weights, transposed, ``Tensor[in, out]``.
+        The further inputs: weights of linear layers, transposed, ``Tensor[in, out]``, and of embeddings,
+        ``Tensor[words, size]``.
     """
+    return _take_shared_weights(graph) + _take_embeddings(graph)
+
+
+def _take_embeddings(graph: Any) -> list[Tensor]:
+    weights = []
+    taken: dict[int, Any] = {}
+    for node in graph.findAllNodes("aten::embedding"):
+        weight = _constant(node.inputsAt(0))
+        if weight is None or weight.dtype == torch.bfloat16 or weight.nbytes < _LARGE_BYTES:
+            continue
+        number = node.inputsAt(0).unique()
+        if number not in taken:
+            weights.append(weight)
+            taken[number] = graph.addInput()
+            taken[number].setType(torch._C.TensorType.create_from_tensor(weight))
+        node.replaceInput(0, taken[number])
+    return weights
+
+
+def _take_shared_weights(graph: Any) -> list[Tensor]:
     weights = []
     layers: dict[int, list[Any]] = {}
     for node in graph.findAllNodes("aten::linear"):
