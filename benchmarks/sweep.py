@@ -177,7 +177,7 @@ def table(paths: Sequence[Path]) -> str:
             "",
             f"{covered} of {len(models)} models have at most {MAX_ENGINES} engines with at least "
             f"{100 * MIN_COMPUTE:.0f} % of the compute. `{results['command']}`, commit "
-            f"{results['environment']['commit']}.",
+            f"{(results['environment']['commit'] or 'unknown')[:7]}.",
             "",
             f"| {' | '.join(_COLUMNS)} |",
             f"|{'---|' * len(_COLUMNS)}",
