@@ -141,8 +141,6 @@ def optimize_and_save(
     config.precision.engine_precision = engine_precision
     config.timing.warmup_runs, config.timing.timed_runs = effort.warmup, min(effort.rounds, 200)
     config.timing.max_seconds = effort.max_seconds
-    # Every precision is shown, also where PyTorch's convolutions in TF32 are faster than an engine in float32.
-    config.timing.compare = False
     test_data = [
         (make_images(range(batch), "test", height, width).to(place.device),) for batch, height, width in form.samples
     ]
