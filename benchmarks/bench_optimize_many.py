@@ -24,31 +24,24 @@ from torch_trt_ext.optimize_many import Job, Result, optimize_many
 from torch_trt_ext.optimizer.accuracy import compare
 
 
-def _jobs(models: Sequence[str], batches: Sequence[int], device_type: str, max_seconds: float) -> list[Job]:
-    jobs = []
-    for name in models:
-        for batch in batches:
-            case = build_case(name, "cpu", batch=batch)
-            jobs.append(
-                Job(
-                    model=torch.jit.script(case.model),
-                    name=f"{name}, batch {batch}",
-                    device_type=device_type,
-                    config=quiet_config(max_seconds, None),
-                    test_data=[case.arguments],
-                )
-            )
-    return jobs
+def _job(name: str, batch: int, device_type: str, max_seconds: float) -> Job:
+    case = build_case(name, "cpu", batch=batch)
+    return Job(
+        model=torch.jit.script(case.model),
+        name=f"{name}, batch {batch}",
+        device_type=device_type,
+        config=quiet_config(max_seconds, None),
+        test_data=[case.arguments],
+    )
 
 
 @torch.no_grad()
-def _entry(result: Result, device: torch.device) -> Results:
+def _entry(name: str, batch: int, result: Result, device: torch.device) -> Results:
     entry: Results = {"job": result.job.label, "node": result.node, "seconds": result.seconds}
     if result.failed:
         return {**entry, "failed": result.error}
     assert result.report is not None
-    name, batch = result.job.label.split(", batch ")
-    case = build_case(name, device, batch=int(batch))
+    case = build_case(name, device, batch=batch)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         expected = detections_or_outputs(case, case.model(*case.arguments))
     answers = detections_or_outputs(case, result.load(map_location=device)(*case.arguments))
@@ -68,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-seconds", type=float, default=5.0, help="of a measurement within a job")
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     args = parser.parse_args(arguments)
-    batches = [int(batch) for batch in args.batch.split(",")]
-    jobs = _jobs(args.models.split(","), batches, args.device, args.max_seconds)
+    cases = [(name, int(batch)) for name in args.models.split(",") for batch in args.batch.split(",")]
+    jobs = [_job(name, batch, args.device, args.max_seconds) for name, batch in cases]
     # Not of what is measured: starting Ray, and what its worker imports.
     with ray.init(log_to_driver=False, configure_logging=False) as context:
         resources = ray.cluster_resources()
@@ -86,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "seconds": round(seconds, 1),
         "seconds_of_jobs": round(one_by_one, 1),
         "times": round(one_by_one / seconds, 2),
-        "jobs": [_entry(result, device) for result in results],
+        "jobs": [_entry(*case, result, device) for case, result in zip(cases, results, strict=True)],
     }
     write(args.out, found)
     print(json.dumps({key: found[key] for key in ("gpus", "seconds", "seconds_of_jobs", "times")}))

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 from torchvision.models.detection.image_list import ImageList
 
 from benchmarks.models import build_untrained_retinanet
-from examples.retinanet.loss import PaddedTargets, retinanet_loss
+from examples.retinanet.loss import PaddedTargets
 from examples.retinanet.model import save_digit_detector
 from examples.retinanet.scenes import SCENE_HEIGHT, SCENE_WIDTH, split_indices
 from examples.retinanet.train import (
@@ -33,14 +33,14 @@ from examples.retinanet.train import (
     TrainingScenes,
     WeightAverage,
     collate,
-    learning_rate_factor,
     make_optimizer,
+    set_learning_rate,
+    training_step,
     usable_workers,
 )
 
 HEIGHT, WIDTH = 800, 1216
 
-_MAX_GRADIENT_NORM = 2.0
 _REPORT_STEPS = 50
 
 
@@ -90,22 +90,14 @@ class Trainer:
 
     def step(self, batch: Batch, progress: float) -> Tensor:
         """One step of the optimizer; the loss, without waiting for the device."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._lr * learning_rate_factor(progress)
+        set_learning_rate(self._optimizer, self._lr, progress)
         batch = batch.to(self._device)
         images = ((enlarged(batch.images) - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
         targets = PaddedTargets(batch.targets.boxes * _factors(self._device), *batch.targets[1:])
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._device.type == "cuda"):
-            heads = self._model.head(list(self._model.backbone(images).values()))
-        losses = retinanet_loss(heads["cls_logits"].float(), heads["bbox_regression"].float(), self._anchors, targets)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss = losses[0] + losses[1]
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self._model.parameters(), _MAX_GRADIENT_NORM)
-        self._optimizer.step()
+        cls_loss, box_loss = training_step(self._model, self._optimizer, images, self._anchors, targets)
         self.steps += 1
         self.average.update(self.steps)
-        return loss.detach()
+        return cls_loss + box_loss
 
     def run(self, batches: Iterator[Batch], minutes: float) -> None:
         """Trains until the minutes have run out."""

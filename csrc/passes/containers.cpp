@@ -469,12 +469,12 @@ class Forwarder {
   }
 
   bool repeat(Node* node, const Contents& contents, Known& known) {
-    const std::optional<c10::IValue> times = toIValue(node->input(1));
-    if (!times || !times->isInt() || times->toInt() > kMaxRepeats) {
+    const std::optional<int64_t> times = constant_int(node->input(1));
+    if (!times || *times > kMaxRepeats) {
       return false;
     }
     std::vector<Value*> values;
-    for (int64_t round = 0; round < times->toInt(); ++round) {
+    for (int64_t round = 0; round < *times; ++round) {
       values.insert(values.end(), contents.values.begin(), contents.values.end());
     }
     return replace_by_list(node, values, known);
@@ -483,13 +483,11 @@ class Forwarder {
   bool fold_extreme(Node* node, const Contents& contents, bool least) {
     std::optional<int64_t> result;
     for (const Value* const value : contents.values) {
-      const std::optional<c10::IValue> number = toIValue(value);
-      if (!number || !number->isInt()) {
+      const std::optional<int64_t> number = constant_int(value);
+      if (!number) {
         return false;
       }
-      result = !result ? number->toInt()
-               : least ? std::min(*result, number->toInt())
-                       : std::max(*result, number->toInt());
+      result = !result ? *number : least ? std::min(*result, *number) : std::max(*result, *number);
     }
     return result && replace_by_constant(node, *result);
   }

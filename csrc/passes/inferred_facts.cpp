@@ -99,11 +99,6 @@ std::optional<at::Tensor> constant_tensor(const Value* value) {
   return constant->toTensor();
 }
 
-std::optional<int64_t> constant_int(const Value* value) {
-  const auto constant = torch::jit::toIValue(value);
-  return constant && constant->isInt() ? std::make_optional(constant->toInt()) : std::nullopt;
-}
-
 /// How many integers a list has.
 std::optional<int64_t> length_of_ints(const Value* value) {
   if (value->type()->kind() != c10::TypeKind::ListType) {

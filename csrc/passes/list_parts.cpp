@@ -27,11 +27,6 @@ using torch::jit::WithInsertPoint;
 namespace aten = c10::aten;
 namespace prim = c10::prim;
 
-std::optional<int64_t> constant_int(const Value* value) {
-  const std::optional<c10::IValue> constant = toIValue(value);
-  return constant && constant->isInt() ? std::make_optional(constant->toInt()) : std::nullopt;
-}
-
 /// Nodes that read one element each of a list, by the element's constant index.
 using Reads = std::map<int64_t, std::vector<Node*>>;
 
@@ -63,10 +58,10 @@ std::optional<size_t> certain_length(const Node* node) {
     return std::nullopt;
   }
   const Value* const parts = node->input(1);
-  const std::optional<c10::IValue> known = toIValue(parts);
-  if (at_indices && known && known->isInt()) {
-    return known->toInt() > 0 ? std::make_optional(static_cast<size_t>(known->toInt())) : std::nullopt;
+  if (const auto number = at_indices ? constant_int(parts) : std::nullopt) {
+    return *number > 0 ? std::make_optional(static_cast<size_t>(*number)) : std::nullopt;
   }
+  const std::optional<c10::IValue> known = toIValue(parts);
   return known && known->isIntList() ? std::make_optional(known->toIntVector().size() + (at_indices ? 1 : 0))
                                      : std::nullopt;
 }

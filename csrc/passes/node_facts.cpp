@@ -135,6 +135,11 @@ bool writes_sizes(const Node* node) {
                      [](const c10::Argument& argument) { return argument.is_out(); });
 }
 
+std::optional<int64_t> constant_int(const Value* value) {
+  const auto constant = torch::jit::toIValue(value);
+  return constant && constant->isInt() ? std::make_optional(constant->toInt()) : std::nullopt;
+}
+
 bool is_tensor_list(const Value* value) {
   const auto list = value->type()->cast<c10::ListType>();
   return list != nullptr && (list->getElementType()->isSubtypeOf(*c10::TensorType::get()) ||

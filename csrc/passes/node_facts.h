@@ -2,6 +2,7 @@
 
 #include <torch/csrc/jit/ir/ir.h>
 
+#include <optional>
 #include <vector>
 
 namespace torch_trt_ext::passes {
@@ -42,6 +43,9 @@ bool depends_on_sizes(const torch::jit::Value* value);
 
 /// Whether the sizes of what a node gives can differ between calls that have all sizes of its inputs in common.
 bool sizes_depend_on_data(const torch::jit::Node* node);
+
+/// The number, of a value that is a constant int.
+std::optional<int64_t> constant_int(const torch::jit::Value* value);
 
 /// List of Tensor or of Optional[Tensor].
 bool is_tensor_list(const torch::jit::Value* value);

@@ -1,6 +1,7 @@
 #include "passes/subgraph.h"
 
 #include <ATen/WrapDimUtils.h>
+#include <c10/util/accumulate.h>
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
@@ -151,6 +152,7 @@ c10::TypePtr typed(const TensorFacts& facts, at::Device device) {
 /// Replaces what is asked of sizes that are the same at every call by numbers: flags made from them, and tensors that
 /// are made of numbers alone, are constants then.
 void fold_sizes(Graph& graph) {
+  static const auto numel = c10::Symbol::fromQualString("aten::numel");
   std::unordered_set<const Value*> varying;
   // What was seen of values between them holds for the shapes of the test data only.
   for (const Value* const input : graph.inputs()) {
@@ -168,16 +170,19 @@ void fold_sizes(Graph& graph) {
       varying.insert(node->outputs().begin(), node->outputs().end());
       continue;
     }
-    const auto type = node->kind() == c10::aten::size ? node->input(0)->type()->cast<c10::TensorType>() : nullptr;
+    const bool asks = node->kind() == c10::aten::size || node->kind() == numel;
+    const auto type = asks ? node->input(0)->type()->cast<c10::TensorType>() : nullptr;
     const auto sizes = type != nullptr ? type->sizes().concrete_sizes() : std::nullopt;
     if (!sizes) {
       continue;
     }
     const torch::jit::WithInsertPoint guard(node);
-    if (node->inputs().size() == 1) {
+    if (node->kind() == numel) {
+      node->output()->replaceAllUsesWith(graph.insertConstant(c10::multiply_integers(*sizes)));
+    } else if (node->inputs().size() == 1) {
       node->output()->replaceAllUsesWith(graph.insertConstant(*sizes));
-    } else if (const auto dim = torch::jit::toIValue(node->input(1)); dim && !sizes->empty()) {
-      const auto place = at::maybe_wrap_dim(dim->toInt(), static_cast<int64_t>(sizes->size()));
+    } else if (const auto dim = constant_int(node->input(1)); dim && !sizes->empty()) {
+      const auto place = at::maybe_wrap_dim(*dim, static_cast<int64_t>(sizes->size()));
       node->output()->replaceAllUsesWith(graph.insertConstant((*sizes)[static_cast<size_t>(place)]));
     }
   }

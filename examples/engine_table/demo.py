@@ -91,15 +91,12 @@ def resnet_table(table: Table, batch: int, size: int) -> tuple[list[dict[str, An
     own = "tf32" if table.place.device_type == "gpu" and torch.backends.cudnn.allow_tf32 else "float32"
     ways: dict[str, tuple[Any, str]] = {"eager": (model, own), "TorchScript": (traced, own)}
     half = None
-    engines = [
+    for name, level, precision in (
         ("engine, float32", "o1", "float32"),
-        ("engine, TF32", "o1", "tf32"),
+        *([("engine, TF32", "o1", "tf32")] if own == "tf32" else []),
         ("engine, 16 bits", "o1", "auto"),
         ("engine, 8 bits", "o2", "auto"),
-    ]
-    for name, level, precision in engines:
-        if precision == "tf32" and own != "tf32":
-            continue
+    ):
         calibration = [(images(4, size, seed=seed).to(device),) for seed in range(2, 10)]
         if level == "o2":
             # An engine takes the shapes that it was made for.

@@ -168,6 +168,38 @@ def make_optimizer(model: RetinaNet, lr: float, weight_decay: float) -> torch.op
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99))
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, peak: float, progress: float) -> None:
+    """The rate at a part of the training, in 0..1, of one that reaches ``peak``."""
+    for group in optimizer.param_groups:
+        group["lr"] = peak * learning_rate_factor(progress)
+
+
+def training_step(
+    model: RetinaNet, optimizer: torch.optim.Optimizer, images: Tensor, anchors: Tensor, targets: PaddedTargets
+) -> tuple[Tensor, Tensor]:
+    """One step of the optimizer.
+
+    Args:
+        model: in training mode; on a GPU it computes in bfloat16 where autocast has it so.
+        optimizer: of its parameters.
+        images: ``Tensor[N, 3, H, W]``, float32, normalized.
+        anchors: ``Tensor[M, 4]``, of all cells.
+        targets: the images' boxes.
+
+    Returns:
+        The losses of classes and boxes, without waiting for the device.
+    """
+    device = images.device.type
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
+        heads = model.head(list(model.backbone(images).values()))
+    cls_loss, box_loss = retinanet_loss(heads["cls_logits"].float(), heads["bbox_regression"].float(), anchors, targets)
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(cls_loss + box_loss)
+    nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+    optimizer.step()
+    return cls_loss.detach(), box_loss.detach()
+
+
 class Trainer:
     """One training run."""
 
@@ -193,23 +225,14 @@ class Trainer:
 
     def step(self, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
         """One step of the optimizer; returns the two losses without waiting for the device."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.args.lr * learning_rate_factor(progress)
+        set_learning_rate(self.optimizer, self.args.lr, progress)
         batch = batch.to(self.device)
         images = batch.images.contiguous(memory_format=torch.channels_last).float().div_(255)
         images = (images - self.mean) / self.std
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            heads = self.model.head(list(self.model.backbone(images).values()))
-        cls_loss, box_loss = retinanet_loss(
-            heads["cls_logits"].float(), heads["bbox_regression"].float(), self.anchors, batch.targets
-        )
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(cls_loss + box_loss)
-        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
-        self.optimizer.step()
+        losses = training_step(self.model, self.optimizer, images, self.anchors, batch.targets)
         self.steps_done += 1
         self.average.update(self.steps_done)
-        return cls_loss.detach(), box_loss.detach()
+        return losses
 
     def validate(self) -> None:
         """Saves the averaged weights and scores them on scenes of training digits that are not trained on."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch_trt_ext.optimizer.messages import first_line
 from torch_trt_ext.optimizer.onnx_folding import fold_shapes
 from torch_trt_ext.optimizer.onnx_names import names_read
-from torch_trt_ext.optimizer.onnx_written_out import WRITTEN_OUT, NotWrittenOut, compute_sizes, take_weights
+from torch_trt_ext.optimizer.onnx_written_out import WRITTEN_OUT, NotWrittenOut, take_weights
 from torch_trt_ext.optimizer.plugin_operators import PLUGIN_DOMAIN, NoPlugin, PluginNode, PluginOperator
 
 #: The newest operator set that torch's TorchScript exporter writes, TensorRT 10 reads and OpenVINO reads.
@@ -91,7 +91,7 @@ def export(
         ExportError: the exporter cannot.
     """
     plugins = plugin_operators or {}
-    _write_out(graph, plugins, fixed=not any(dynamic_dims))
+    _write_out(graph, plugins)
     plugin_nodes = _mark_plugins(graph, plugins)
     weights = [] if plugins.keys() & {"aten::linear", "aten::embedding"} else take_weights(graph)
     weight_names = [f"weight_{index}" for index in range(len(weights))]
@@ -136,14 +136,13 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _write_out(graph: Any, plugins: Mapping[str, PluginOperator], *, fixed: bool) -> None:
+def _write_out(graph: Any, plugins: Mapping[str, PluginOperator]) -> None:
     """Replaces operators by simpler ones, which get their scopes, and computes what is constant then."""
-    if fixed:
-        # First, since the exporter writes arithmetic on numbers as float32 tensors, which are no shapes then. Where
-        # shapes vary, a size that was the same in all test data may be another in between.
-        compute_sizes(graph, plugins)
+    # First, since the exporter writes arithmetic on numbers as float32 tensors, which are no shapes then.
+    torch._C._jit_pass_constant_propagation(graph)
     for kind, write in WRITTEN_OUT.items():
-        for node in graph.findAllNodes(kind) if kind not in plugins else ():
+        nodes = graph.findAllNodes(kind) if kind not in plugins else ()
+        for node in nodes:
             try:
                 with graph.insert_point_guard(node):
                     result = write(graph, node)
@@ -156,7 +155,8 @@ def _write_out(graph: Any, plugins: Mapping[str, PluginOperator], *, fixed: bool
                     new.copyMetadata(node)
             node.outputsAt(0).replaceAllUsesWith(result)
             node.destroy()
-        torch._C._jit_pass_constant_propagation(graph)
+        if nodes:
+            torch._C._jit_pass_constant_propagation(graph)
 
 
 def _mark_plugins(graph: Any, plugins: Mapping[str, PluginOperator]) -> list[PluginNode]:

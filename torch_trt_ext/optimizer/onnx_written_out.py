@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -49,25 +49,6 @@ _LARGE_BYTES = 1 << 26
 
 class NotWrittenOut(Exception):
     """A node is not of the kind that is written out here, and has no other ONNX form."""
-
-
-def compute_sizes(graph: Any, opaque: Collection[str]) -> None:
-    """Puts the sizes that are known of tensors, and what is computed from them alone, into a graph as constants.
-
-    Args:
-        graph: a ``torch.Graph`` whose tensors have their types; it is changed.
-        opaque: kinds of operators that nobody knows the sizes of, nor of what is computed from what they give.
-    """
-    from_opaque: set[int] = set()
-    for node in list(graph.nodes()):
-        if node.kind() in opaque or any(value.unique() in from_opaque for value in node.inputs()):
-            from_opaque.update(value.unique() for value in node.outputs())
-        elif node.kind() in _SIZES:
-            found = _SIZES[node.kind()](node, _sizes(node.inputsAt(0)))
-            if found is not None:
-                with graph.insert_point_guard(node):
-                    node.output().replaceAllUsesWith(graph.insertConstant(found))
-    torch._C._jit_pass_constant_propagation(graph)
 
 
 def take_weights(graph: Any) -> list[Tensor]:
@@ -129,25 +110,6 @@ def _take_shared_weights(graph: Any) -> list[Tensor]:
             node.output().replaceAllUsesWith(result)
             node.destroy()
     return weights
-
-
-def _size(node: Any, sizes: list[int | None]) -> int | list[int] | None:
-    if len(list(node.inputs())) == 2:
-        dim = _constant(node.inputsAt(1))
-        return sizes[dim] if dim is not None and -len(sizes) <= dim < len(sizes) else None
-    # Of no dimension is what nothing is known of, too.
-    return None if None in sizes or not sizes else [size for size in sizes if size is not None]
-
-
-def _numel(node: Any, sizes: list[int | None]) -> int | None:
-    return None if None in sizes or not sizes else math.prod(size for size in sizes if size is not None)
-
-
-#: What operators give that read the sizes of a tensor; None where these are not known.
-_SIZES: dict[str, Callable[[Any, list[int | None]], int | list[int] | None]] = {
-    "aten::size": _size,
-    "aten::numel": _numel,
-}
 
 
 def _multi_head_attention(graph: Any, node: Any) -> Any:

@@ -107,11 +107,12 @@ class Rounding:
             return self.loss_of([node for node, _ in ranking[count:]]) <= _MARGIN * limit
 
         place = bisect.bisect_left(counts, True, key=holds)
-        if place == len(counts):
-            return None
-        return {
-            node: f"rounding it alone changes the answers by {error:.2g}" for node, error in ranking[: counts[place]]
-        }
+        return None if place == len(counts) else self.most_sensitive(counts[place])
+
+    def most_sensitive(self, count: int) -> dict[int, str]:
+        """So many nodes, by their numbers, with the reason why they go back."""
+        ranking = self.ranking()[:count]
+        return {node: f"rounding it alone changes the answers by {error:.2g}" for node, error in ranking}
 
     def _round(self, nodes: Sequence[int]) -> None:
         _C.set_rounding(self._session, _DTYPES[self._precision], set(nodes))
@@ -136,16 +137,16 @@ def search(
     Returns:
         Whether they are.
     """
-    count = first
+    back = rounding.back(limit, first)
     for _ in range(_ATTEMPTS):
-        back = rounding.back(limit, count)
         if back is None:
             return False
         if is_accurate_with(back):
             return True
         if len(back) == rounding.most:
             return False
-        count = min(2 * len(back), rounding.most)
+        # With more nodes back rounding keeps within the limit all the more.
+        back = rounding.most_sensitive(min(2 * len(back), rounding.most))
     return False
 
 
