@@ -161,18 +161,49 @@ def test_search_goes_on_with_twice_as_many(cancelling: Any) -> None:
     rounding, _ = cancelling
     tried = []
 
-    def is_accurate_with(back: dict[int, str]) -> bool:
+    def loss_with(back: dict[int, str]) -> float | None:
         tried.append(len(back))
-        return len(back) >= 4
+        return None if len(back) >= 4 else 1.0
 
-    assert not sensitivity.search(rounding, 0.02, is_accurate_with)
+    assert not sensitivity.search(rounding, 0.02, loss_with)
     # Of the nodes that change anything at most half may go back.
     assert tried == [2, rounding.most]
     assert rounding.most == 3
     tried.clear()
-    assert sensitivity.search(rounding, 0.02, lambda back: len(back) == 2)
-    assert not sensitivity.search(rounding, 1e-7, is_accurate_with)
+    assert sensitivity.search(rounding, 0.02, lambda back: None if len(back) == 2 else 1.0)
+    assert not sensitivity.search(rounding, 1e-7, loss_with)
     assert tried == []
+
+
+def test_search_counts_with_what_engines_lose_beyond_rounding(cancelling: Any) -> None:
+    rounding, _ = cancelling
+    nodes = [node for node, _ in rounding.ranking()]
+    after = {count: rounding.loss_of(nodes[count:]) for count in range(len(nodes))}
+    assert after[0] > after[2] > after[3] > 0
+    tried = []
+
+    def engines_that_lose(times: float, limit: float) -> Callable[[dict[int, str]], float | None]:
+        def loss_with(back: dict[int, str]) -> float | None:
+            tried.append(len(back))
+            loss = times * after[len(back)]
+            return None if loss <= limit else loss
+
+        return loss_with
+
+    # Rounding by itself keeps within the limit without two nodes; engines, which lose 1.5 times as much, do not.
+    limit = 1.1 * after[2] / 0.7
+    assert len(rounding.back(limit)) == 2
+    assert sensitivity.search(rounding, limit, engines_that_lose(1.5, limit), 1.5 * after[0])
+    assert tried == [3]
+    # Where so much more is lost that half of the nodes would not do, one engine is built to see whether it is all lost
+    # in the nodes that rounding names.
+    tried.clear()
+    assert not sensitivity.search(rounding, limit, engines_that_lose(1e3, limit), 1e3 * after[0])
+    assert tried == [2]
+    # An overflow says nothing of how much more engines lose.
+    tried.clear()
+    assert sensitivity.search(rounding, limit, lambda back: tried.append(len(back)), float("inf"))
+    assert tried == [2]
 
 
 # optimize(), with engines that are wrong unless the right nodes are in float32

@@ -124,29 +124,50 @@ def share_of(rounding: Rounding) -> int:
 
 
 def search(
-    rounding: Rounding, limit: float, is_accurate_with: Callable[[dict[int, str]], bool], first: int = 1
+    rounding: Rounding,
+    limit: float,
+    loss_with: Callable[[dict[int, str]], float | None],
+    measured: float | None = None,
+    first: int = 1,
 ) -> bool:
-    """Gives nodes more bits until the real engines are accurate: as few as rounding says, then up to twice as many.
+    """Gives nodes more bits until the real engines are accurate: as few as rounding says, then at least twice as many.
+
+    Engines may lose more than rounding says, since some of their kernels add up in few bits. How much more is measured
+    with every engine, and rounding has to keep within a limit that is smaller by that.
 
     Args:
         rounding: of what is not accurate.
         limit: for the relative error, or for what is given in its place.
-        is_accurate_with: builds engines with more bits for these nodes, and those of the calls before, and tells.
+        loss_with: builds engines with more bits for these nodes, and those of the calls before. What has the limit, of
+            these engines, or None where they are accurate.
+        measured: the same of the engines that there are; None where it says nothing of what others will have.
         first: how many nodes go back at least the first time.
 
     Returns:
         Whether they are.
     """
-    back = rounding.back(limit, first)
+    count, excess = 0, 1.0
     for _ in range(_ATTEMPTS):
-        if back is None:
+        at_least = max(first, min(2 * count, rounding.most))
+        if count and measured is None:
+            # With more nodes back rounding keeps within the limit all the more.
+            back = rounding.most_sensitive(at_least)
+        else:
+            if measured is not None:
+                said = rounding.loss_of([node for node, _ in rounding.ranking()[count:]])
+                if 0 < said < measured < float("inf"):
+                    excess = max(excess, measured / said)
+            back = rounding.back(limit / excess, at_least)
+            if back is None and not count:
+                # What is lost may be of another kind, and be gone with the nodes that rounding names.
+                back = rounding.back(limit, at_least)
+        if back is None or len(back) == count:
             return False
-        if is_accurate_with(back):
+        found = loss_with(back)
+        if found is None:
             return True
-        if len(back) == rounding.most:
-            return False
-        # With more nodes back rounding keeps within the limit all the more.
-        back = rounding.most_sensitive(min(2 * len(back), rounding.most))
+        count = len(back)
+        measured = None if measured is None else found
     return False
 
 

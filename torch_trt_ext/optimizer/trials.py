@@ -38,6 +38,11 @@ def _go_back(nodes: dict[int, str], precision: Precision) -> str:
     return f"{len(nodes)} nodes go back to {_WIDER[precision]}"
 
 
+def _error_of(candidate: Candidate) -> float:
+    """The relative error of an engine; infinite for one that could not be compared."""
+    return candidate.comparison.relative if candidate.comparison else float("inf")
+
+
 @dataclass
 class Attempt:
     """The model with the engines of one round of building.
@@ -125,15 +130,16 @@ class Trials:
         """Gives an inaccurate engine more nodes with more bits; the last one built."""
         last = candidate
 
-        def is_accurate_with(back: dict[int, str]) -> bool:
+        def loss_with(back: dict[int, str]) -> float | None:
             nonlocal last
             self._say(f"{last.subgraph.name}: {last.rejected}; so {_go_back(back, candidate.precision)}")
             self._keep(back, candidate.precision)
             last = self._rebuilt(last)
-            return not last.inaccurate
+            return _error_of(last) if last.inaccurate else None
 
         with sensitivity.of_subgraph(self._factory.prepared, candidate) as rounding:
-            sensitivity.search(rounding, self._config.accuracy.limit(candidate.precision), is_accurate_with)
+            limit = self._config.accuracy.limit(candidate.precision)
+            sensitivity.search(rounding, limit, loss_with, _error_of(candidate))
         return last
 
     def _keep(self, back: dict[int, str], precision: Precision) -> None:
@@ -146,7 +152,7 @@ class Trials:
         outcome, precision = self._outcome, self._outcome.precision
         last, wrong, candidates = attempt, problem, attempt.accepted
 
-        def is_accurate_with(back: dict[int, str]) -> bool:
+        def loss_with(back: dict[int, str]) -> float | None:
             nonlocal last, wrong, candidates
             self._say(f"{wrong}; so {_go_back(back, precision)}")
             self._keep(back, precision)
@@ -160,13 +166,14 @@ class Trials:
             candidates = rebuilt
             accepted = [candidate for candidate in rebuilt if not candidate.rejected]
             if not accepted:
-                return False
+                return float("inf")
             last = self._assemble(accepted)
             wrong = whole.why_inaccurate(last.module)
-            if not wrong:
-                bits = _WIDER[precision]
-                outcome.remarks.append(f"{problem}; so {len(back)} of its nodes went back to {bits}")
-            return not wrong
+            if wrong:
+                return outcome.comparison.relative if outcome.comparison else float("inf")
+            bits = _WIDER[precision]
+            outcome.remarks.append(f"{problem}; so {len(back)} of its nodes went back to {bits}")
+            return None
 
         mixed = [
             candidate
@@ -181,7 +188,9 @@ class Trials:
             limit = self._config.accuracy.model_limit(precision) if metric is None else metric.max_drop
             # Where rounding in PyTorch says that a metric holds, and engines' does not, a few nodes will not do.
             first = 1 if metric is None else sensitivity.share_of(rounding)
-            sensitivity.search(rounding, limit, is_accurate_with, first)
+            # A metric's drop is no measure of how much more engines lose: it may be none, or negative.
+            measured = outcome.comparison.relative if metric is None and outcome.comparison else None
+            sensitivity.search(rounding, limit, loss_with, measured, first)
         return last, wrong
 
     def _rebuilt(self, candidate: Candidate) -> Candidate:
