@@ -5,6 +5,7 @@
 
 #include "passes/observation.h"
 #include "passes/prepared_model.h"
+#include "passes/traced_convolutions.h"
 #include "python/engine_call.h"
 
 namespace py = pybind11;
@@ -65,6 +66,7 @@ PYBIND11_MODULE(_C, module) {
       .def(py::init<const torch::jit::Object&>())
       .def("__call__", &EngineCall::operator(), py::arg("inputs"));
 
+  module.def("untie_traced_convolutions", &torch_trt_ext::passes::untie_traced_convolutions);
   module.def("open_session", &torch_trt_ext::passes::open_session);
   module.def("read_session", &torch_trt_ext::passes::read_session);
   module.def("close_session", &torch_trt_ext::passes::close_session);

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from torch_trt_ext import _C
 from torch_trt_ext.optimizer.messages import first_line
 from torch_trt_ext.optimizer.structures import detach_clone
 
@@ -159,7 +160,10 @@ def argument_names(script: torch.jit.ScriptModule) -> list[str]:
 
 
 def copy_script(script: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
-    """A copy whose tensors share memory with each other where the original's do, which ``copy.deepcopy`` undoes."""
+    """A copy whose tensors share memory with each other where the original's do, which ``copy.deepcopy`` undoes.
+
+    Convolutions of traced code follow ``torch.backends.cudnn`` in it, as those of scripted code do.
+    """
     buffer = io.BytesIO()
     try:
         torch.jit.save(script, buffer)
@@ -168,6 +172,7 @@ def copy_script(script: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
         return copy.deepcopy(script)
     buffer.seek(0)
     duplicate: torch.jit.ScriptModule = torch.jit.load(buffer)  # type: ignore[no-untyped-call]
+    _C.untie_traced_convolutions(duplicate._c)
     return duplicate
 
 
