@@ -3,7 +3,9 @@
 #include <torch/csrc/jit/ir/alias_analysis.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
+#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
@@ -75,6 +77,40 @@ Value* find_base(Node* writer) {
   }
 }
 
+/// The operator that puts a view's elements back into what it is a view of; none where there is no such operator.
+std::optional<Symbol> scatter_kind(const Node* view) {
+  static const std::unordered_map<Symbol, Symbol> kinds = {
+      {aten::slice, Symbol::fromQualString("aten::slice_scatter")},
+      {aten::select, Symbol::fromQualString("aten::select_scatter")},
+  };
+  const auto found = kinds.find(view->kind());
+  return found == kinds.end() || !is_tensor(view->input(0)) ? std::nullopt : std::make_optional(found->second);
+}
+
+/// Whether `base` can be computed anew from what an operator writes to a view of it.
+bool can_put_back(const Node* writer, const Value* base) {
+  const Value* value = writer->input(0);
+  while (value != base && scatter_kind(value->node())) {
+    value = value->node()->input(0);
+  }
+  return value == base;
+}
+
+/// `base` with `written` in the place of the writer's target, computed before the writer.
+Value* put_back(Graph& graph, Node* writer, const Value* base, Value* written) {
+  for (Value* value = writer->input(0); value != base; value = value->node()->input(0)) {
+    Node* const view = value->node();
+    std::vector<Value*> inputs = view->inputs().vec();
+    inputs.insert(inputs.begin() + 1, written);
+    Node* const scatter = graph.create(*scatter_kind(view), inputs, 1);
+    scatter->insertBefore(writer);
+    scatter->copyMetadata(writer);
+    scatter->output()->setType(view->input(0)->type());
+    written = scatter->output();
+  }
+  return written;
+}
+
 /// Adds what a node makes of the tensors that one of its inputs is or holds to the values that share memory with them.
 /// False where they may go elsewhere too.
 bool follow_use(const Use& use, std::vector<Value*>& shared) {
@@ -103,9 +139,12 @@ bool follow_use(const Use& use, std::vector<Value*>& shared) {
   return true;
 }
 
-/// Whether nothing reads the memory of `base` after the write but through the writer's target or what it gives.
-bool only_target_is_read_later(Node* writer, Value* base, const std::vector<Value*>& values, const AliasDb& alias_db) {
+/// Whether nothing reads the memory of `base` after the write but through the writer's target or what it gives, or
+/// else through `base` alone, where that can be computed anew.
+bool one_is_read_later(Node* writer, Value* base, const std::vector<Value*>& values, const AliasDb& alias_db) {
   Value* const target = writer->input(0);
+  bool target_is_read = writer->output()->hasUses();
+  bool base_is_read = false;
   Values shared;
   std::vector<Value*> waiting = {base};
   while (!waiting.empty()) {
@@ -118,11 +157,22 @@ bool only_target_is_read_later(Node* writer, Value* base, const std::vector<Valu
       if (use.user == writer) {
         continue;
       }
-      const bool is_later = use.user->isAfter(writer);
-      if (is_later ? value != target && !reads_metadata_only(use.user) : !follow_use(use, waiting)) {
-        return false;
+      if (!use.user->isAfter(writer)) {
+        if (!follow_use(use, waiting)) {
+          return false;
+        }
+      } else if (!reads_metadata_only(use.user)) {
+        if (value != target && value != base) {
+          return false;
+        }
+        target_is_read = target_is_read || value == target;
+        base_is_read = base_is_read || value == base;
       }
     }
+  }
+  // Both would show each other's later writes.
+  if (base_is_read && target != base && (target_is_read || !can_put_back(writer, base))) {
+    return false;
   }
   // Whatever AliasDb has found beyond that: containers, loops, inputs, state.
   return std::all_of(values.begin(), values.end(), [&](Value* value) {
@@ -161,10 +211,14 @@ bool functionalize_view_writes(const std::shared_ptr<Graph>& graph, const std::f
       continue;
     }
     Value* const base = find_base(writer);
-    if (base == nullptr || !only_target_is_read_later(writer, base, index.values(), alias_db)) {
+    if (base == nullptr || !one_is_read_later(writer, base, index.values(), alias_db)) {
       continue;
     }
     if (const Node* const ordinary = insert_ordinary_form(*graph, writer)) {
+      if (can_put_back(writer, base)) {
+        base->replaceAllUsesAfterNodeWith(writer,
+                                          put_back(*graph, writer, base, const_cast<Value*>(ordinary->output())));
+      }
       writer->input(0)->replaceAllUsesAfterNodeWith(writer, const_cast<Value*>(ordinary->output()));
       writer->output()->replaceAllUsesWith(const_cast<Value*>(ordinary->output()));
       replaced.push_back(writer);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -42,6 +43,9 @@ graph(%query : Tensor, %key : Tensor, %value : Tensor, %embed_dim : int, %num_he
   %output : Tensor = aten::linear(%flat, %proj_weight, %proj_bias)
   return (%output)"""
 
+
+#: Where a slice ends that goes on to the end.
+_END = torch.iinfo(torch.int64).max
 
 #: Of an embedding's weight that is an input while the exporter runs.
 _LARGE_BYTES = 1 << 26
@@ -215,15 +219,18 @@ def _copy(graph: Any, node: Any) -> Any:
 
 
 def _slice_scatter(graph: Any, node: Any) -> Any:
-    """The source between what is before and behind it, where all places are known."""
+    """The source between what is before and behind it, where all places are known, or behind what is before it."""
     tensor, source, dim, start, end, step = node.inputs()
     sizes = _sizes(tensor)
     known = _is_constant(dim) and all(_is_constant(value) for value in (start, end)) and _constant(step) == 1
     size = sizes[dim.toIValue()] if sizes and known else None
-    if size is None:
+    if size is not None:
+        first, behind, _ = slice(start.toIValue(), end.toIValue()).indices(size)
+        return _put(graph, tensor, source, dim, first, behind, size) if first < behind else tensor
+    first = start.toIValue() or 0 if known else -1
+    if first < 0 or (end.toIValue() is not None and end.toIValue() < _END):
         raise NotWrittenOut("slice_scatter whose place is not known, or with a step, is not written out")
-    first, behind, _ = slice(start.toIValue(), end.toIValue()).indices(size)
-    return _put(graph, tensor, source, dim, first, behind, size) if first < behind else tensor
+    return _put(graph, tensor, source, dim, first, _END, _END)
 
 
 def _select_scatter(graph: Any, node: Any) -> Any:
@@ -249,6 +256,19 @@ def _put(graph: Any, tensor: Any, source: Any, dim: Any, first: int, behind: int
     return _insert(graph, "aten::cat", [listed, dim], tensor.type())
 
 
+def _tensor_split(graph: Any, node: Any) -> Any:
+    """As slices, where the places are known."""
+    tensor, places, dim = node.inputs()
+    if not _is_constant(dim) or not isinstance(_constant(places), list):
+        raise NotWrittenOut("tensor_split at places that are not known is not written out")
+    bounds = [0, *places.toIValue(), _END]
+    parts = [
+        _insert(graph, "aten::slice", [tensor, dim, *map(graph.insertConstant, (*part, 1))], torch.TensorType.get())
+        for part in pairwise(bounds)
+    ]
+    return _insert(graph, "prim::ListConstruct", parts, torch._C.ListType.ofTensors())
+
+
 def _diff(graph: Any, node: Any) -> Any:
     """As differences of what comes later and what comes before it."""
     tensor, times, dim, prepend, append = node.inputs()
@@ -261,7 +281,7 @@ def _diff(graph: Any, node: Any) -> Any:
     if len(parts) > 1:
         joined = _insert(graph, "prim::ListConstruct", parts, torch._C.ListType.ofTensors())
         result = _insert(graph, "aten::cat", [joined, dim], unknown.with_dtype(tensor.type().dtype()))
-    zero, one, last, end = (graph.insertConstant(value) for value in (0, 1, -1, torch.iinfo(torch.int64).max))
+    zero, one, last, end = (graph.insertConstant(value) for value in (0, 1, -1, _END))
     for _ in range(times.toIValue()):
         later = _insert(graph, "aten::slice", [result, dim, one, end, one], unknown)
         before = _insert(graph, "aten::slice", [result, dim, zero, last, one], unknown)
@@ -316,6 +336,7 @@ WRITTEN_OUT: dict[str, Callable[[Any, Any], Any | None]] = {
     "aten::_native_multi_head_attention": _multi_head_attention,
     "aten::scaled_dot_product_attention": _scaled_dot_product_attention,
     "aten::unflatten": _unflatten,
+    "aten::tensor_split": _tensor_split,
     "aten::diff": _diff,
     "aten::__and__": _of_bits("aten::bitwise_and"),
     "aten::__or__": _of_bits("aten::bitwise_or"),
