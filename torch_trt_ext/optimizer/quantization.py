@@ -198,6 +198,8 @@ def _make_calibrator(
     """ONNX Runtime's calibrator, ready to run, which keeps all inputs and outputs of products but for this."""
     from onnxruntime.quantization import calibrate as calibrators
 
+    from torch_trt_ext.optimizer.histograms import ParallelCollector
+
     kinds: dict[CalibrationMethod, tuple[Any, dict[str, Any]]] = {
         "entropy": (calibrators.EntropyCalibrater, {}),
         "percentile": (calibrators.PercentileCalibrater, {"percentile": percentile}),
@@ -214,6 +216,9 @@ def _make_calibrator(
     calibrator = Calibrator(
         path, [*_WEIGHTS, "Add"], augmented_model_path=str(augmented_path), symmetric=True, **options
     )
+    if method != "max":
+        names = ("method", "symmetric", "num_bins", "num_quantized_bins", "percentile", "scenario")
+        calibrator.collector = ParallelCollector(**{name: getattr(calibrator, name) for name in names})
     calibrator.augment_graph()
     calibrator.create_inference_session()
     return calibrator
