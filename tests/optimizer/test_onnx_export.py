@@ -27,10 +27,15 @@ TOLERANCE = 1e-4
 
 
 def prepare(
-    module: nn.Module, *inputs: Tensor, plugins: Mapping[str, PluginOperator] | None = None
+    module: nn.Module,
+    *inputs: Tensor,
+    plugins: Mapping[str, PluginOperator] | None = None,
+    functionalize: bool = False,
 ) -> tuple[_C.PreparedModel, _C.Session]:
     prepared = _C.PreparedModel(freeze(torch.jit.script(module.eval()))._c)
     prepared.simplify(10_000)
+    if functionalize:
+        prepared.functionalize({node.id for node in prepared.nodes() if node.in_place})
     session = observation.observe(prepared, [inputs])
     nodes = prepared.nodes()
     taken = support.find_taken_branches(nodes, session, shapes_vary=False)
@@ -43,9 +48,10 @@ def export(
     *inputs: Tensor,
     dynamic: tuple[int, ...] = (),
     plugins: Mapping[str, PluginOperator] | None = None,
+    functionalize: bool = False,
 ) -> onnx.ModelProto:
     """The module's one subgraph; of each input the dimensions in ``dynamic`` vary."""
-    prepared, session = prepare(module, *inputs, plugins=plugins)
+    prepared, session = prepare(module, *inputs, plugins=plugins, functionalize=functionalize)
     assert prepared.subgraph_count() == 1
     facts = {
         value: _C.TensorFacts(
@@ -336,6 +342,70 @@ def test_arithmetic_on_known_sizes_is_computed() -> None:
     kinds = Counter(node.op_type for node in model.graph.node if node.op_type != "Constant")
     assert kinds == {"Relu": 1, "Reshape": 2, "Transpose": 1, "Exp": 1}
     check(model, InPatches(), x)
+
+
+class Splits(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        first, middle, last = torch.tensor_split(x, (1, -2), dim=1)
+        return torch.cat([last * 2, middle.relu(), first + 1], 1)
+
+
+@pytest.mark.parametrize("dynamic", [(), (0, 1)])
+def test_tensors_are_split_at_places(dynamic: tuple[int, ...]) -> None:
+    model = export(Splits(), TOKENS, dynamic=dynamic)
+    assert not any(node.op_type.startswith("Sequence") for node in model.graph.node)
+    check(model, Splits(), TOKENS)
+    if dynamic:
+        check(model, Splits(), torch.rand(3, 7, 16))
+
+
+class AddsToAllButTheFirst(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(x)
+        y[:, 1:, 1:] += x[:, 1:, :-1]
+        return y * 2
+
+
+@pytest.mark.parametrize("dynamic", [(), (0, 1, 2)])
+def test_parts_are_put_behind_the_first_of_any_shape(dynamic: tuple[int, ...]) -> None:
+    model = export(AddsToAllButTheFirst(), TOKENS, dynamic=dynamic, functionalize=True)
+    assert not any(node.op_type.startswith("Scatter") for node in model.graph.node)
+    check(model, AddsToAllButTheFirst(), TOKENS)
+    if dynamic:
+        check(model, AddsToAllButTheFirst(), torch.rand(3, 7, 9))
+
+
+class UpperCaseEinsum(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("B I D, B J D -> B I J", x, x).relu()
+
+
+def test_equations_are_in_lower_case() -> None:
+    model = export(UpperCaseEinsum(), TOKENS)
+    (einsum,) = (node for node in model.graph.node if node.op_type == "Einsum")
+    assert einsum.attribute[0].s == b"acb,adb->acd"
+    check(model, UpperCaseEinsum(), TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("equation", "lower"),
+    [
+        ("ik, kj -> ij", "ik,kj->ij"),
+        ("bK,Kb", "ba,ab->"),
+        ("...iK,...Kj", "...ba,...ac->...bc"),
+        ("Zy,y", "ab,b->a"),
+    ],
+)
+def test_lower_case_equation(equation: str, lower: str) -> None:
+    assert onnx_export.lower_case_equation(equation) == lower
+    assert onnx_export.lower_case_equation(lower) == lower
+
+
+def test_lower_case_equations_mean_the_same() -> None:
+    sides = torch.rand(2, 3, 4), torch.rand(2, 4, 3)
+    for equation in ("aBC,aCB", "aBC,aCB->B", "...XY,...YX", "...XY,...Yz"):
+        expected = torch.einsum(equation, *sides)
+        torch.testing.assert_close(torch.einsum(onnx_export.lower_case_equation(equation), *sides), expected)
 
 
 def test_names_tell_the_node() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import onnx
@@ -137,12 +137,31 @@ def refused_nodes(model: onnx.ModelProto) -> list[tuple[str, str, str]]:
         parser = trt.OnnxParser(network, build_logger())
         if parser.supports_model_v2(model.SerializeToString()):
             return []
-        refused = {(name, op): reason for name, op, reason in _errors(parser, model)}
-        for index in range(parser.num_subgraphs):
-            if not parser.is_subgraph_supported(index):
-                for number in parser.get_subgraph_nodes(index):
-                    node = model.graph.node[number]
-                    refused.setdefault((node.name or node.output[0], node.op_type), "the parser does not support it")
+        unsupported = [
+            parser.get_subgraph_nodes(index)
+            for index in range(parser.num_subgraphs)
+            if not parser.is_subgraph_supported(index)
+        ]
+        return refused_among(model, list(_errors(parser, model)), unsupported)
+
+
+def refused_among(
+    model: onnx.ModelProto, errors: Sequence[tuple[str, str, str]], unsupported: Iterable[Iterable[int]]
+) -> list[tuple[str, str, str]]:
+    """Which nodes of a model are refused, by what the parser said.
+
+    Args:
+        model: the model.
+        errors: name, operator type and reason of each complaint.
+        unsupported: the numbers of the nodes of each part that is not supported. One node that is refused makes all of
+            its part so, perhaps the whole model: nodes of such a part that nobody complained of are not refused.
+    """
+    refused = {(name, op): reason for name, op, reason in errors}
+    complained = set(refused)
+    for part in unsupported:
+        names = [(node.name or node.output[0], node.op_type) for node in map(model.graph.node.__getitem__, part)]
+        if complained.isdisjoint(names):
+            refused |= dict.fromkeys(names, "the parser does not support it")
     return [(name, op, reason) for (name, op), reason in refused.items()]
 
 

@@ -8,6 +8,7 @@ import importlib
 import io
 import logging
 import re
+import string
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -120,6 +121,21 @@ def export(
     model = onnx.load_from_string(buffer.getvalue())
     _put_constants(model, dict(zip(weight_names, weights, strict=True)))
     return fold_shapes(_tidied(model))
+
+
+def lower_case_equation(equation: str) -> str:
+    """The same equation of Einsum in lower-case letters: TensorRT has no others.
+
+    Where letters are replaced, what is given is written out; by itself it is in the order of the alphabet.
+    """
+    equation = equation.replace(" ", "")
+    letters = sorted({letter for letter in equation if letter.isalpha()})
+    if "".join(letters).islower() or len(letters) > len(string.ascii_lowercase):
+        return equation
+    if "->" not in equation:
+        once = [letter for letter in letters if equation.count(letter) == 1]
+        equation += "->" + "..." * ("..." in equation) + "".join(once)
+    return equation.translate(str.maketrans("".join(letters), string.ascii_lowercase[: len(letters)]))
 
 
 @contextlib.contextmanager
@@ -244,8 +260,15 @@ def _put_constants(model: onnx.ModelProto, values: Mapping[str, Tensor]) -> None
 
 
 def _tidied(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Drops inputs that nothing reads, and puts an Identity where an output is an input or another output."""
+    """What engine libraries take everywhere.
+
+    Drops inputs that nothing reads, puts an Identity where an output is an input or another output, and has Einsum's
+    equations in lower-case letters.
+    """
     graph = model.graph
+    for node in graph.node:
+        for attribute in node.attribute if node.op_type == "Einsum" else ():
+            attribute.s = lower_case_equation(attribute.s.decode()).encode()
     read = {name for node in graph.node for name in names_read(node)} | {output.name for output in graph.output}
     unread = [value for value in graph.input if value.name not in read]
     for value in unread:
