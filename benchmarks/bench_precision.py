@@ -106,7 +106,7 @@ class Bench:
         seconds = time.perf_counter() - started
         return self._figures(optimized) | {
             "engines": [
-                {key: engine[key] for key in ("precision", "operators", "plan_bytes")}
+                {key: engine[key] for key in ("precision", "not_in", "operators", "plan_bytes")}
                 | {"kept_16bit": engine["kept_16bit"], "kept_float32": len(engine["kept_float32"])}
                 | {"relative_error": engine["error"]["relative"]}
                 for engine in report["engines"]

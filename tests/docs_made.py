@@ -116,7 +116,16 @@ def demo() -> str:
 
 
 def precision() -> str:
-    """What bits cost."""
+    """What bits cost the demo's detector."""
+    return _precision("bench_precision_h200", "bench_precision_cpu")
+
+
+def precision_r50() -> str:
+    """What bits cost RetinaNet-R50."""
+    return _precision("bench_precision_r50_h200")
+
+
+def _precision(*files: str) -> str:
     names = {
         "eager": "PyTorch, eager",
         "float32": "engine in float32",
@@ -125,7 +134,7 @@ def precision() -> str:
         "o2, float8": 'level `"o2"`, float8',
     }
     rows, notes = [], []
-    for name in ("bench_precision_h200", "bench_precision_cpu"):
+    for name in files:
         found = result(name)
         notes.append(_where(name, found["environment"]))
         rows += [
@@ -286,21 +295,25 @@ def memory() -> str:
 
 def serving() -> str:
     """The detector behind HTTP."""
-    found = result("bench_serving_cpu")
-    rows = [
-        [
-            f"{row['phase']}, batches of {row['max_batch']} at most",
-            *(f"{row[key]}" for key in ("sent", "right", "wrong", "refused_503")),
-            f"{sum(row['lost'].values()) + sum(row['other_statuses'].values())}",
-            f"{row['throughput_per_s']:.1f}",
-            f"{row['p50_ms']:.0f}",
-            f"{row['p99_ms']:.0f}",
+    rows, notes = [], []
+    for name in ("bench_serving_cpu", "bench_serving_h200"):
+        found = result(name)
+        notes.append(_where(name, found["environment"]))
+        rows += [
+            [
+                (found["environment"]["gpu"] or "CPU").removeprefix("NVIDIA "),
+                f"{row['phase']}, batches of {row['max_batch']} at most",
+                *(f"{row[key]}" for key in ("sent", "right", "wrong", "refused_503")),
+                f"{sum(row['lost'].values()) + sum(row['other_statuses'].values())}",
+                f"{row['throughput_per_s']:.1f}",
+                f"{row['p50_ms']:.0f}",
+                f"{row['p99_ms']:.0f}",
+            ]
+            for row in found["results"]
+            if "sent" in row
         ]
-        for row in found["results"]
-        if "sent" in row
-    ]
-    header = ["", "sent", "right", "wrong", "503", "otherwise", "right a second", "median, ms", "p99, ms"]
-    return _table(header, rows) + "\n\n" + _where("bench_serving_cpu", found["environment"])
+    header = ["where", "", "sent", "right", "wrong", "503", "otherwise", "right a second", "median, ms", "p99, ms"]
+    return "\n\n".join([_table(header, rows), *notes])
 
 
 def coverage() -> str:
@@ -344,6 +357,7 @@ _TABLES: dict[str, Callable[[], str]] = {
     for made in (
         demo,
         precision,
+        precision_r50,
         eight_bits,
         optimize,
         host,

@@ -8,6 +8,9 @@ from typing import Any
 HOSTILE = "<script>window.hacked = 1</script></style>]]>\"'><img src=x onerror=alert(1)>&amp;$x^2$|`*_\x00\ud800 λ"
 
 
+NOT_IN = {"float8": "its engine in float8 is not accurate: by 30%", "int8": "its engine cannot be built: no | kernel"}
+
+
 def engine_entry(name: str = "engine_0", **changes: Any) -> dict[str, Any]:
     latency = {"median_ms": 1.25, "p10_ms": 1.125, "p90_ms": 1.5, "device_ms": 1.0625, "runs": 77}
     output = {
@@ -18,6 +21,7 @@ def engine_entry(name: str = "engine_0", **changes: Any) -> dict[str, Any]:
         "name": name,
         "backend": "tensorrt",
         "precision": "float16",
+        "not_in": {},
         "operators": 11,
         "nodes": 13,
         "inputs": [
@@ -82,7 +86,7 @@ def made(**changes: Any) -> dict[str, Any]:
         "model_info": {"input_format": "torch_script"},
         "compatibility_list": [hardware],
         "model_sdk": {},
-        "engines": [engine_entry(), engine_entry("engine_1", operators=3, latency={}, layers={})],
+        "engines": [engine_entry(), engine_entry("engine_1", operators=3, not_in=NOT_IN, latency={}, layers={})],
         "left_in_torch": left,
         "accuracy": {
             "checked": True,

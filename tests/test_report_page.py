@@ -171,6 +171,7 @@ def test_shows_what_matters_first() -> None:
         "2 engines",
         "12 nodes",
         "has no ONNX form",
+        "not in float8: its engine in float8 is not accurate: by 30%",
     ):
         assert words in text, words
     assert text.index(f"4.32{TIMES}") < text.index("Latency") < text.index("Where the model runs")
@@ -262,6 +263,7 @@ def test_markdown_has_the_figures() -> None:
         "0.25%",
         "| engine\\_0 | float16 | 11 |",
         "aten::sort@0",
+        "- engine\\_1 is not in float8: its engine in float8 is not accurate: by 30%\n",
         "H200",
     ):
         assert words in text, words

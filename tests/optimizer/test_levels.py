@@ -55,6 +55,7 @@ def test_engine_is_in_8_bits_and_stays_so_when_saved() -> None:
     (engine,) = report["engines"]
     assert engine["precision"] == "int8"
     assert engine["kept_16bit"] == {}
+    assert engine["not_in"] == {}
     assert 1e-4 < engine["error"]["relative"] < 0.1
     assert "calib_data" not in report["diagnosis"]["message"]
     (x,) = images(1)[0]
@@ -109,6 +110,20 @@ def test_what_8_bits_never_suffice_for_is_in_16() -> None:
     (engine,) = report["engines"]
     assert engine["precision"] != "int8"
     assert engine["kept_16bit"] == {}
+    assert list(engine["not_in"]) == ["int8"]
+    assert engine["not_in"]["int8"].startswith("its engine in int8 is not accurate: ")
+
+
+def test_what_cannot_be_calibrated_is_in_16_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("ONNX Runtime cannot calibrate the model: no kernel")
+
+    monkeypatch.setattr(subgraphs, "calibrate", refuse)
+    _, report = optimize(Network())
+    (engine,) = report["engines"]
+    assert engine["precision"] != "int8"
+    reason = "its engine cannot be built: ONNX Runtime cannot calibrate the model: no kernel"
+    assert engine["not_in"] == {"int8": reason}
 
 
 def test_model_that_is_not_accurate_gets_more_bits() -> None:
@@ -132,6 +147,7 @@ def test_model_without_products_is_not_in_8_bits() -> None:
 
     _, report = optimize(Elementwise())
     assert "int8" not in {engine["precision"] for engine in report["engines"]}
+    assert [engine["not_in"] for engine in report["engines"]] == [{"int8": "none of its nodes can compute in 8 bits"}]
     _, in_16_bits = optimize(Elementwise(), "o1")
     precisions = [engine["precision"] for engine in in_16_bits["engines"]]
     assert len(precisions) == 1

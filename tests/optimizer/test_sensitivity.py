@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
+import numpy
 import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.optimizer.tiny_models import TwoParts
 from torch_trt_ext import _C
 from torch_trt_ext.config import KEEP_FLOAT32, Config
 from torch_trt_ext.optimizer import observation, sensitivity
@@ -233,6 +236,24 @@ class SpoilingBuilder(OpenVINOBuilder):
         return spoiled, kept
 
 
+def optimize_with(
+    builder: type[OpenVINOBuilder],
+    model: nn.Module,
+    x: Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    config: Config | None = None,
+    *,
+    verbose: bool = False,
+) -> Any:
+    """The report of optimize() with another builder."""
+    monkeypatch.setattr("torch_trt_ext.optimizer.optimize.make_builder", lambda _device, config: builder(config))
+    torch.manual_seed(0)
+    config = config or Config()
+    config.timing.compare = config.cache.enabled = False
+    _, _, report = optimize(model.eval(), "o1", device_type="cpu", config=config, test_data=[(x,)], verbose=verbose)
+    return report
+
+
 @pytest.mark.parametrize("of", ["engine", "model"])
 def test_optimize_mends_what_is_not_accurate(of: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
@@ -247,6 +268,7 @@ def test_optimize_mends_what_is_not_accurate(of: str, monkeypatch: pytest.Monkey
     optimized, _, report = optimize(model, "o1", device_type="cpu", config=config, test_data=[(x,)])
     (engine,) = report["engines"]
     assert engine["precision"] == "float16"
+    assert engine["not_in"] == {}
     back = [reason for reason in engine["kept_float32"].values() if reason.startswith("rounding it alone changes")]
     assert len(back) == 2
     assert ("so 2 of its nodes went back to float32" in report["diagnosis"]["message"]) == (of == "model")
@@ -254,14 +276,160 @@ def test_optimize_mends_what_is_not_accurate(of: str, monkeypatch: pytest.Monkey
         assert compare(model(x), optimized(x)).within(0.02)
 
 
-def test_what_cannot_be_mended_is_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "torch_trt_ext.optimizer.optimize.make_builder", lambda _device, config: SpoilingBuilder(config)
-    )
+@pytest.mark.parametrize("of", ["engine", "model"])
+def test_what_cannot_be_mended_is_in_float32(of: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensitivity.Rounding, "back", lambda *_arguments: None)
     config = Config()
-    config.timing.compare = config.cache.enabled = False
-    _, _, report = optimize(
-        Cancelling().eval(), "o1", device_type="cpu", config=config, test_data=[(torch.rand(8, 16),)]
-    )
-    assert [engine["precision"] for engine in report["engines"]] == ["float32"]
+    if of == "model":
+        config.accuracy.max_relative_error = 1e6
+    report = optimize_with(SpoilingBuilder, Cancelling(), torch.rand(8, 16), monkeypatch, config)
+    (engine,) = report["engines"]
+    assert engine["precision"] == "float32"
+    assert list(engine["not_in"]) == ["float16"]
+    why = "its engine in float16 is not accurate: " if of == "engine" else "with engines in float16 the model is not "
+    assert engine["not_in"]["float16"].startswith(why)
+    assert (f"{engine['not_in']['float16']}; so float32 was tried" in report["diagnosis"]["message"]) == (of == "model")
+
+
+# optimize(), with engines that cannot be built, or are off by so much
+
+
+class TryingBuilder(OpenVINOBuilder):
+    """Engines in float32 whatever they are asked for, by way of a ladder of three steps."""
+
+    def precisions(self) -> list[Precision]:
+        return ["float16", "tf32", "float32"]
+
+    def _build(self, model: onnx.ModelProto, ranges: Any, precision: Precision, what: str) -> Any:
+        return super()._build(model, ranges, "float32", what)
+
+
+def failing_builder(failures: Mapping[Precision, str]) -> type[OpenVINOBuilder]:
+    """Cannot build what is in some precisions."""
+
+    class Failing(TryingBuilder):
+        def _build(self, model: onnx.ModelProto, ranges: Any, precision: Precision, what: str) -> Any:
+            if precision in failures:
+                raise RuntimeError(f"{failures[precision]}\nand more words")
+            return super()._build(model, ranges, precision, what)
+
+    return Failing
+
+
+class OffBuilder(TryingBuilder):
+    """Answers in float16 are off: by 100 % those of subgraphs with three products, by 20 % those of others, and NaN
+    where a node is to be in float32.
+    """
+
+    def _prepare(
+        self, model: onnx.ModelProto, precision: Precision, sensitive: Mapping[str, str]
+    ) -> tuple[onnx.ModelProto, dict[str, str]]:
+        if precision != "float16":
+            return model, {}
+        products = sum(node.op_type in ("Gemm", "MatMul") for node in model.graph.node)
+        off = onnx.ModelProto()
+        off.CopyFrom(model)
+        (last,) = (node for node in off.graph.node if "output_0" in node.output)
+        last.output[list(last.output).index("output_0")] = "right"
+        factor = math.nan if sensitive else 2.0 if products == 3 else 1.2
+        off.graph.initializer.append(onnx.numpy_helper.from_array(numpy.float32(factor), "factor"))
+        off.graph.node.append(onnx.helper.make_node("Mul", ["right", "factor"], ["output_0"], "off"))
+        return off, {}
+
+
+def test_what_cannot_be_built_goes_on_to_more_bits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    builder = failing_builder({"float16": "no kernel", "tf32": "out of memory"})
+    report = optimize_with(builder, Cancelling(), torch.rand(8, 16), monkeypatch, verbose=True)
+    (engine,) = report["engines"]
+    assert engine["precision"] == "float32"
+    assert list(engine["not_in"].items()) == [
+        ("float16", "its engine cannot be built: no kernel"),
+        ("tf32", "its engine cannot be built: out of memory"),
+    ]
+    assert report["left_in_torch"] == []
+    said = capsys.readouterr().err
+    assert "engine_0: its engine cannot be built: no kernel; so tf32 is tried" in said
+    assert "engine_0: its engine cannot be built: out of memory; so float32 is tried" in said
+    (seconds,) = re.findall("engine_0 was built in float32 in ([0-9.e-]+) s\n", said)
+    assert float(seconds) == pytest.approx(engine["build_seconds"], abs=0.001, rel=0.01)
+    assert "engine_0: accepted in float32" in said
+
+
+@pytest.mark.parametrize(
+    ("failures", "words"),
+    [
+        (("no kernel", "no kernel", "no kernel"), "no kernel"),
+        (("no kernel", "out of memory", "no kernel"), "no kernel; in tf32 out of memory"),
+    ],
+)
+def test_what_can_be_built_in_no_precision_stays(
+    failures: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder = failing_builder(dict(zip(("float16", "tf32", "float32"), failures, strict=True)))
+    report = optimize_with(builder, Cancelling(), torch.rand(8, 16), monkeypatch)
+    assert report["engines"] == []
+    reasons = {entry["reason"] for entry in report["left_in_torch"]}
+    assert reasons == {f"is in a subgraph whose engine cannot be built: {words}"}
+
+
+def test_reasons_stay_when_the_models_engines_are_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(SpoilingBuilder):
+        def precisions(self) -> list[Precision]:
+            return ["bfloat16", *super().precisions()]
+
+        def _build(self, model: onnx.ModelProto, ranges: Any, precision: Precision, what: str) -> Any:
+            if precision == "bfloat16":
+                raise RuntimeError("no kernel")
+            return super()._build(model, ranges, precision, what)
+
+    config = Config()
+    config.accuracy.max_relative_error = 1e6
+    report = optimize_with(Failing, Cancelling(), torch.rand(8, 16), monkeypatch, config)
+    (engine,) = report["engines"]
+    assert engine["precision"] == "float16"
+    assert "so 2 of its nodes went back to float32" in report["diagnosis"]["message"]
+    assert engine["not_in"] == {"bfloat16": "its engine cannot be built: no kernel"}
+
+
+def test_reasons_of_engines_and_of_the_model_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config()
+    config.accuracy.max_relative_error = 0.5
+    report = optimize_with(OffBuilder, TwoParts(), torch.rand(4, 8), monkeypatch, config)
+    first, second = report["engines"]
+    assert [engine["precision"] for engine in report["engines"]] == ["tf32", "tf32"]
+    assert list(first["not_in"]) == list(second["not_in"]) == ["float16"]
+    assert first["not_in"]["float16"].startswith("its engine in float16 is not accurate: ")
+    assert second["not_in"]["float16"].startswith("with engines in float16 the model is not accurate: ")
+
+
+def test_reason_of_an_engine_that_mending_the_model_spoils_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mend_first_node(rounding: Rounding, _: float, loss_with: Callable[[dict[int, str]], Any], *_rest: Any) -> None:
+        loss_with({min(node for node, error in rounding.ranking() if error > 0): "chosen"})
+
+    monkeypatch.setattr(OffBuilder, "mixes_precisions", True)
+    monkeypatch.setattr(sensitivity, "search", mend_first_node)
+    config = Config()
+    config.accuracy.max_relative_error = 1e6
+    report = optimize_with(OffBuilder, TwoParts(), torch.rand(4, 8), monkeypatch, config)
+    first, second = report["engines"]
+    assert first["not_in"]["float16"].startswith("its engine in float16 is not accurate: ")
+    assert second["not_in"]["float16"].startswith("with engines in float16 the model is not accurate: ")
+
+
+def test_all_reasons_are_given_of_what_is_never_accurate(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config()
+    config.accuracy.max_relative_error = 0.0
+    builder = failing_builder({"tf32": "no kernel"})
+    report = optimize_with(builder, Cancelling(), torch.rand(8, 16), monkeypatch, config)
+    assert report["engines"] == []
+    (reason,) = {entry["reason"] for entry in report["left_in_torch"]}
+    parts = [
+        "is in engine_0, which was not kept: its engine in float16 is not accurate: ",
+        "; in tf32 its engine cannot be built: no kernel",
+        "; in float32 its engine in float32 is not accurate: ",
+    ]
+    places = [reason.find(part) for part in parts]
+    assert places[0] == 0
+    assert places == sorted(places)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ class Candidate:
         torch_latency: of the subgraph.
         rejected: why it is not used, or empty.
         inaccurate: whether that is because of its answers, which more bits may mend.
+        not_in: why it is not in the precisions that were its turn before, by precision, in their order.
     """
 
     subgraph: Subgraph
@@ -50,6 +51,7 @@ class Candidate:
     torch_latency: Latency | None = None
     rejected: str = ""
     inaccurate: bool = False
+    not_in: dict[Precision, str] = field(default_factory=dict)
 
 
 def build(factory: SubgraphFactory, subgraph: Subgraph, precision: Precision) -> Candidate:

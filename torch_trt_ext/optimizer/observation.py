@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from torch_trt_ext import _C
+from torch_trt_ext.optimizer.messages import what_failed
 from torch_trt_ext.optimizer.script_module import wrap
 from torch_trt_ext.optimizer.structures import detach_clone, flatten_tensors
+
+T = TypeVar("T")
 
 #: Makes a model in its initial state, sharing nothing that runs write to.
 ModelMaker = Callable[[], Any]
@@ -76,6 +79,30 @@ def repeatable(make: ModelMaker, item: tuple[Any, ...]) -> Callable[[], object]:
         return model(*arguments)
 
     return call
+
+
+def despite_fuser(measure: Callable[[], T]) -> tuple[T, str]:
+    """What a function gives that calls a model again and again, if need be without TorchScript's fuser.
+
+    On a GPU TorchScript makes kernels of its own after the first calls, and for some models, those among them that met
+    an empty tensor first, this fails ("Global alloc not supported yet").
+
+    Returns:
+        What it gives, and what failed with the fuser; empty where nothing did.
+
+    Raises:
+        Exception: whatever the model's code raises without it, too.
+    """
+    try:
+        return measure(), ""
+    except Exception as error:  # whatever the model's code raises
+        problem = what_failed(error)
+    before = torch._C._jit_texpr_fuser_enabled()
+    torch._C._jit_set_texpr_fuser_enabled(False)
+    try:
+        return measure(), problem
+    finally:
+        torch._C._jit_set_texpr_fuser_enabled(before)
 
 
 def _state(model: Any, arguments: tuple[Any, ...]) -> list[Tensor]:

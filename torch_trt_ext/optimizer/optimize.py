@@ -30,6 +30,7 @@ from torch_trt_ext.optimizer.subgraphs import (
     SubgraphFactory,
     Unconvertible,
     find_idle,
+    is_empty,
     record_calls,
     time_prepared,
 )
@@ -45,6 +46,9 @@ _MAX_ROUNDS = 32
 
 #: Items of calibration data below which it is said that they are few.
 _FEW_CALIBRATION_ITEMS = 32
+
+#: Why an engine is not made of what computes nothing; TensorRT's builder may even divide by a size of zero.
+_EMPTY = "gives tensors without elements only, so that no engine can be tried; add test_data for which there are some"
 
 #: How many times as far as the calibration data the test data may reach before it is said.
 _BEYOND_RANGE = 1.2
@@ -250,6 +254,7 @@ class _Job:
                 self._take_back(attempt, problem, outcome)
                 return None
             self._take_back(attempt, problem, outcome)
+            trials.refuse(attempt, problem)
         whole.time_original(used[0])
         return None
 
@@ -303,6 +308,7 @@ class _Job:
         excluded |= self._open_plugins([node for node in nodes if node.id not in excluded])
         found_kinds: set[str] = set()
         known_ms: dict[Any, float] = {}
+        flops = {node.id: support.count_flops(node, session.values) for node in nodes}
         whole_ms = time_prepared(prepared, items[0], self.device) if config.timing.compare else None
         for turn in range(_MAX_ROUNDS + 1):
             prepared.divide(excluded, taken, config.partition.min_block_size)
@@ -313,7 +319,7 @@ class _Job:
             idle = {}
             if whole_ms is not None:
                 observed_items = len(outcome.samples.items)
-                idle = find_idle(subgraphs, session, observed_items, whole_ms, self.device, known_ms)
+                idle = find_idle(subgraphs, session, observed_items, whole_ms, self.device, known_ms, flops)
             failures: dict[int, str] = {}
             converted = []
             for subgraph in tqdm(subgraphs, "converting", disable=self._no_progress(), leave=False):
@@ -321,6 +327,9 @@ class _Job:
                     failures.update(dict.fromkeys(subgraph.nodes, "was not reached with shapes of the profiles"))
                     continue
                 if subgraph.index in idle:
+                    continue
+                if is_empty(subgraph, session):
+                    failures.update(dict.fromkeys(subgraph.nodes, _EMPTY))
                     continue
                 try:
                     factory.convert(subgraph)

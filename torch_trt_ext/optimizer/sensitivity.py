@@ -151,7 +151,7 @@ def search(
         at_least = max(first, min(2 * count, rounding.most))
         if count and measured is None:
             # With more nodes back rounding keeps within the limit all the more.
-            back = rounding.most_sensitive(at_least)
+            back: dict[int, str] | None = rounding.most_sensitive(at_least)
         else:
             if measured is not None:
                 said = rounding.loss_of([node for node, _ in rounding.ranking()[count:]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -29,7 +29,7 @@ from torch_trt_ext.optimizer.quantization import (
 from torch_trt_ext.optimizer.reference import exact
 from torch_trt_ext.optimizer.script_module import wrap
 
-#: Share of the model's time below which a subgraph gets no engine.
+#: Share of the model's time, and of its floating-point operations, below which a subgraph gets no engine.
 _MIN_SHARE = 0.01
 
 #: Largest finite numbers.
@@ -377,8 +377,12 @@ def record_calls(
 
 def time_prepared(prepared: _C.PreparedModel, item: tuple[Any, ...], device: torch.device) -> float | None:
     """Milliseconds of a call of the prepared model without engines; None if it cannot be called again and again."""
-    try:
+
+    def measured() -> float:
         return _quick(observation.repeatable(lambda: wrap(prepared.assembled({})), item), device)
+
+    try:
+        return observation.despite_fuser(measured)[0]
     except Exception:  # whatever the model's code raises
         return None
 
@@ -390,8 +394,12 @@ def find_idle(
     whole_ms: float,
     device: torch.device,
     known_ms: dict[_SubgraphKey, float],
+    flops: Mapping[int, float],
 ) -> dict[int, str]:
-    """Which subgraphs take so little of the model's time that no engine is worth its building, with the reason.
+    """Which subgraphs take so little of the model that no engine is worth its building, with the reason.
+
+    Those do that take next to nothing of its time and of its floating-point operations: a model may spend most of its
+    time on the host, in loops over detections say, and will not when these are mended.
 
     Args:
         subgraphs: with recorded calls.
@@ -400,10 +408,14 @@ def find_idle(
         whole_ms: what a call of the model takes.
         device: where the model runs.
         known_ms: what calls of subgraphs were seen to take, which is not measured again; gets what is measured now.
+        flops: floating-point operations of the model's nodes, by their numbers.
     """
     idle = {}
+    total = sum(flops.values())
     for subgraph in subgraphs:
         if not subgraph.calls:
+            continue
+        if sum(flops[node] for node in subgraph.nodes) > _MIN_SHARE * total:
             continue
         calls = max(session.values[value].count for value in subgraph.outputs) / observed_items
         key = _key_of(subgraph)
@@ -415,6 +427,11 @@ def find_idle(
                 f"is in a subgraph that takes {part_ms:.3g} of the model's {whole_ms:.3g} ms, too little for an engine"
             )
     return idle
+
+
+def is_empty(subgraph: Subgraph, session: _C.Session) -> bool:
+    """Whether nothing was ever computed: all that it gives has no elements, as of images without detections."""
+    return all(value in session.values and 0 in session.values[value].max_shape for value in subgraph.outputs)
 
 
 def caller(subgraph: Subgraph) -> Callable[[], object]:

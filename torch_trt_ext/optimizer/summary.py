@@ -169,6 +169,7 @@ def _describe(candidate: Candidate, outcome: Outcome, layers: LayerTimes | None)
         "name": candidate.subgraph.name,
         "backend": plan.backend,
         "precision": candidate.precision,
+        "not_in": candidate.not_in,
         "operators": candidate.subgraph.operators,
         "nodes": len(candidate.subgraph.nodes),
         "inputs": [

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,15 @@ _WIDER = {"int8": "16 bits", "float8": "16 bits", "float16": "float32", "bfloat1
 
 def _go_back(nodes: dict[int, str], precision: Precision) -> str:
     return f"{len(nodes)} nodes go back to {_WIDER[precision]}"
+
+
+def _together(reasons: Mapping[Precision, str]) -> str:
+    """Reasons of one precision after the other; those that are the same are given once."""
+    first: dict[str, Precision] = {}
+    for precision, reason in reasons.items():
+        first.setdefault(reason, precision)
+    texts = [reason if not number else f"in {first[reason]} {reason}" for number, reason in enumerate(first)]
+    return "; ".join(texts)
 
 
 def _error_of(candidate: Candidate) -> float:
@@ -97,34 +107,70 @@ class Trials:
         self._say = say
         self._level = level
         self._show_progress = show_progress
+        #: Why precisions were not kept, in all rounds, in the order tried, by number of the subgraph.
+        self._refused: dict[int, dict[Precision, str]] = {}
 
     def run(self, subgraphs: Sequence[Subgraph], precision: Precision) -> Attempt:
-        """Builds, checks and times engines; what is not accurate gets more bits."""
+        """Builds, checks and times engines; what cannot be built or is not accurate gets more bits."""
         candidates = []
-        precisions = self._builder.ladder(self._level)
         bar = tqdm(total=len(subgraphs), desc="building engines", disable=not self._show_progress, leave=False)
         with bar:
-            for subgraph, candidate in self._build(subgraphs, precision, bar.update):
-                self._judge(candidate)
-                if candidate.inaccurate and may_mix(self._builder, candidate.precision):
-                    candidate = self._mend(candidate)
-                for wider in precisions[precisions.index(candidate.precision) + 1 :]:
-                    if not candidate.inaccurate:
-                        break
-                    reason = candidate.rejected
-                    try:
-                        candidate = build(self._factory, subgraph, wider)
-                    except (RuntimeError, ValueError) as error:
-                        candidate.rejected = f"{reason}; in {wider} it cannot be built: {first_line(error)}"
-                    else:
-                        self._judge(candidate)
-                        if candidate.rejected:
-                            candidate.rejected = f"{reason}; in {wider} {candidate.rejected}"
-                self._say(f"{subgraph.name}: {candidate.rejected or 'accepted'}")
-                candidates.append(candidate)
-                self._leave_rejected(candidate)
+            for subgraph, first, built in self._build(subgraphs, precision, bar.update):
+                candidate = self._settle(subgraph, first, built)
+                if candidate is not None:
+                    self._say(f"{subgraph.name}: {candidate.rejected or f'accepted in {candidate.precision}'}")
+                    candidates.append(candidate)
+                    self._leave_rejected(candidate)
         self._outcome.candidates = candidates
         return self._assemble([candidate for candidate in candidates if not candidate.rejected])
+
+    def refuse(self, attempt: Attempt, problem: str) -> None:
+        """Notes what is wrong with the model that has an attempt's engines, for those that take their places."""
+        for candidate in attempt.accepted:
+            self._refused[candidate.subgraph.index][candidate.precision] = problem
+
+    def _settle(self, subgraph: Subgraph, first: Precision, built: Candidate | str) -> Candidate | None:
+        """Judges what was built in the first precision, and goes on to wider ones while more bits may help.
+
+        Args:
+            subgraph: what the engine is for.
+            first: the first precision.
+            built: the engine in it, or why it cannot be built.
+
+        Returns:
+            The engine that was built last; None where none could be.
+        """
+        candidate: Candidate | None = None
+        failures: dict[Precision, str] = {}
+        refused: dict[Precision, str] = {}
+        ladder = self._builder.ladder(self._level)
+        for precision in ladder[ladder.index(first) :]:
+            if refused:
+                self._say(f"{subgraph.name}: {list(refused.values())[-1]}; so {precision} is tried")
+                built = self._built(functools.partial(build, self._factory, subgraph, precision))
+            if isinstance(built, str):
+                failures[precision] = built
+                refused[precision] = f"its engine cannot be built: {built}"
+                continue
+            self._judge(built)
+            if built.inaccurate and candidate is None and may_mix(self._builder, precision):
+                built = self._mend(built)
+            candidate = built
+            if candidate.rejected:
+                refused[precision] = candidate.rejected
+            if not candidate.inaccurate:
+                break
+        noted = self._refused.setdefault(subgraph.index, {})
+        noted.update(refused)
+        if candidate is None:
+            reason = f"is in a subgraph whose engine cannot be built: {_together(failures)}"
+            self._say(f"{subgraph.name} {reason}")
+            self._outcome.leave(subgraph.nodes, dict.fromkeys(subgraph.nodes, reason))
+            return None
+        candidate.not_in = {precision: why for precision, why in noted.items() if precision != candidate.precision}
+        if candidate.rejected:
+            candidate.rejected = _together(refused)
+        return candidate
 
     def _mend(self, candidate: Candidate) -> Candidate:
         """Gives an inaccurate engine more nodes with more bits; the last one built."""
@@ -162,6 +208,8 @@ class Trials:
             ]
             for before, after in zip(candidates, rebuilt, strict=True):
                 outcome.candidates = [after if candidate is before else candidate for candidate in outcome.candidates]
+                if after.rejected:
+                    self._refused[after.subgraph.index][after.precision] = after.rejected
                 self._leave_rejected(after)
             candidates = rebuilt
             accepted = [candidate for candidate in rebuilt if not candidate.rejected]
@@ -195,13 +243,24 @@ class Trials:
 
     def _rebuilt(self, candidate: Candidate) -> Candidate:
         """The candidate's engine with what is to have more bits by now; as it was, where that cannot be built."""
-        try:
-            rebuilt = build(self._factory, candidate.subgraph, candidate.precision)
-        except (RuntimeError, ValueError) as error:
-            self._say(f"{candidate.subgraph.name} cannot be built with fewer nodes rounded: {first_line(error)}")
+        subgraph = candidate.subgraph
+        rebuilt = self._built(functools.partial(build, self._factory, subgraph, candidate.precision))
+        if isinstance(rebuilt, str):
+            self._say(f"{subgraph.name} cannot be built with fewer nodes rounded: {rebuilt}")
             return candidate
+        rebuilt.not_in = candidate.not_in
         self._judge(rebuilt)
         return rebuilt
+
+    def _built(self, make: Callable[[], Candidate]) -> Candidate | str:
+        """What ``make`` builds, with words on how long it took; or why it cannot be built."""
+        try:
+            candidate = make()
+        except (RuntimeError, ValueError) as error:
+            return first_line(error)
+        how = "was found in the cache" if candidate.built.from_cache else "was built"
+        self._say(f"{candidate.subgraph.name} {how} in {candidate.precision} in {candidate.build_seconds:.3g} s")
+        return candidate
 
     def _judge(self, candidate: Candidate) -> None:
         try:
@@ -214,21 +273,19 @@ class Trials:
 
     def _build(
         self, subgraphs: Sequence[Subgraph], precision: Precision, advance: Callable[[], object]
-    ) -> list[tuple[Subgraph, Candidate]]:
-        """Builds all, several at once where the library can, before any is timed."""
+    ) -> list[tuple[Subgraph, Precision, Candidate | str]]:
+        """Builds all, several at once where the library can, before any is timed.
+
+        Returns:
+            For each, what it was built in, and the engine, or why it cannot be built.
+        """
         workers = self._config.build_threads or os.cpu_count() or 1
         built = []
         with concurrent.futures.ThreadPoolExecutor(workers if self._builder.parallel else 1) as pool:
-            jobs = [
-                (subgraph, pool.submit(build, self._factory, subgraph, self._suited(subgraph, precision)))
-                for subgraph in subgraphs
-            ]
-            for subgraph, job in jobs:
-                try:
-                    built.append((subgraph, job.result()))
-                except (RuntimeError, ValueError) as error:
-                    reason = f"is in a subgraph whose engine cannot be built: {first_line(error)}"
-                    self._outcome.leave(subgraph.nodes, dict.fromkeys(subgraph.nodes, reason))
+            suited = [(subgraph, self._suited(subgraph, precision)) for subgraph in subgraphs]
+            jobs = [pool.submit(build, self._factory, subgraph, first) for subgraph, first in suited]
+            for (subgraph, first), job in zip(suited, jobs, strict=True):
+                built.append((subgraph, first, self._built(job.result)))
                 advance()
         return built
 
@@ -236,6 +293,7 @@ class Trials:
         """The precision, or the next one where none of the subgraph's nodes can compute in 8 bits."""
         assert subgraph.model is not None
         if precision in EIGHT_BIT and not quantizable_nodes(subgraph.model, precision):
+            self._refused.setdefault(subgraph.index, {})[precision] = "none of its nodes can compute in 8 bits"
             return self._builder.ladder(self._level)[1]
         return precision
 

@@ -97,10 +97,15 @@ class WholeModel:
     def _time(self, models: Mapping[str, observation.ModelMaker], item: tuple[Any, ...]) -> None:
         outcome = self._outcome
         try:
-            latencies = self._latencies(models, item)
+            latencies, problem = observation.despite_fuser(lambda: self._latencies(models, item))
         except Exception as error:  # whatever the model's code raises
             outcome.remarks.append(f"the model was not timed, since calling it repeatedly fails: {what_failed(error)}")
             return
+        if problem:
+            outcome.remarks.append(
+                f"TorchScript's own fuser fails on the model when it is called repeatedly: {problem}; times are "
+                "without it; call torch._C._jit_set_texpr_fuser_enabled(False) where the model runs"
+            )
         outcome.original, outcome.optimized = latencies.get("original"), latencies.get("optimized")
 
     def _latencies(self, models: Mapping[str, observation.ModelMaker], item: tuple[Any, ...]) -> dict[str, Latency]:

@@ -106,6 +106,12 @@ def _engines(report: Facts) -> list[str]:
     ]
     header = ["engine", "precision", "operators", "PyTorch", "engine", "speedup", "relative error", "plan"]
     parts = ["## Engines", _table(header, rows)] if rows else []
+    refused = [
+        f"- {_text(engine['name'].words())} is not in {_text(precision)}: {_text(reason.words())}"
+        for engine in report["engines"].items()
+        for precision, reason in engine["not_in"].entries()
+    ]
+    parts += ["\n".join(refused)] if refused else []
     for engine in report["engines"].items():
         layers = engine["layers"]
         if layers["slowest"]:

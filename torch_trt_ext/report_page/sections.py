@@ -148,6 +148,7 @@ def _engine(engine: Facts, class_: str) -> Markup:
     return element(
         "div",
         element("h3", element("span", _chip(class_), engine["name"].words()), flags),
+        _not_in(engine["not_in"]),
         shown,
         _tensors(engine),
         _layers(engine["layers"], class_),
@@ -155,6 +156,13 @@ def _engine(engine: Facts, class_: str) -> Markup:
         _kept("Nodes that stay in 16 bits", engine["kept_16bit"]),
         class_="engine",
     )
+
+
+def _not_in(refused: Facts) -> Content:
+    return [
+        element("p", "not in ", precision, ": ", reason.words(), class_="muted small")
+        for precision, reason in refused.entries()
+    ]
 
 
 def _call(latency: Facts) -> Content:
