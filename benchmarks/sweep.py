@@ -33,6 +33,8 @@ from benchmarks.results import Results, header, what, write
 MAX_ENGINES = 3
 MIN_COMPUTE = 0.98
 
+#: Of the most common reasons for what stays in PyTorch: how many are kept, and how many the table has.
+_KEPT_REASONS = 8
 _LISTED_REASONS = 3
 
 _COLUMNS = (
@@ -77,7 +79,7 @@ def optimize_one(name: str, device: str, max_seconds: float, cache: Path | None,
         "speedup": float(overall["speedup"]),
         "message": report["diagnosis"]["message"],
         "left_in_torch": len(report["left_in_torch"]),
-        "reasons": [[count, reason] for reason, count in reasons.most_common(_LISTED_REASONS)],
+        "reasons": [[count, reason] for reason, count in reasons.most_common(_KEPT_REASONS)],
         "seconds": round(time.perf_counter() - started, 1),
     }
 
@@ -155,7 +157,7 @@ def _row(name: str, model: Results) -> str:
     if model["status"] == "failed":
         return f"| {name} | failed | | | | | {model['reason']} |"
     error = model["relative_error"]
-    reasons = "; ".join(f"{count}: {reason}" for count, reason in model["reasons"])
+    reasons = "; ".join(f"{count}: {reason}" for count, reason in model["reasons"][:_LISTED_REASONS])
     reasons = reasons.replace("|", "/").replace("__", r"\_\_")
     return (
         f"| {name} | {model['status']}, {'/'.join(model['precisions']) or '-'} | {model['engines']} | "
