@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import torch_trt_ext
 from torch_trt_ext import Config
-from torch_trt_ext.optimizer import quantization, subgraphs
+from torch_trt_ext.optimizer import quantization, subgraphs, trials
 from torch_trt_ext.optimizer.accuracy import compare
 
 pytest.importorskip("openvino")
@@ -138,6 +138,31 @@ def test_model_that_is_not_accurate_gets_more_bits() -> None:
         assert compare(model(x), optimized(x)).within(0.02)
     assert engine["precision"] != "int8" or engine["kept_16bit"]
     assert "with engines in int8 the model is not accurate" in report["diagnosis"]["message"]
+
+
+def test_slow_engine_in_8_bits_makes_way_for_16(monkeypatch: pytest.MonkeyPatch) -> None:
+    def time_against_torch(candidate: Any, _config: Config, _device: torch.device) -> None:
+        if candidate.precision == "int8":
+            candidate.rejected = "its engine is 0.50 times as fast"
+
+    monkeypatch.setattr(trials, "time_against_torch", time_against_torch)
+    _, report = optimize(Network())
+    (engine,) = report["engines"]
+    assert engine["precision"] in ("bfloat16", "float16", "float32")
+    assert engine["not_in"] == {"int8": "its engine is 0.50 times as fast"}
+
+
+def test_slow_engine_in_16_bits_stays_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def time_against_torch(candidate: Any, _config: Config, _device: torch.device) -> None:
+        tried.append(candidate.precision)
+        candidate.rejected = "its engine is 0.50 times as fast"
+
+    monkeypatch.setattr(trials, "time_against_torch", time_against_torch)
+    _, report = optimize(Network(), "o1")
+    assert report["engines"] == []
+    assert len(tried) == 1
 
 
 def test_model_without_products_is_not_in_8_bits() -> None:

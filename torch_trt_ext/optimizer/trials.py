@@ -158,7 +158,8 @@ class Trials:
             candidate = built
             if candidate.rejected:
                 refused[precision] = candidate.rejected
-            if not candidate.inaccurate:
+            # One in 8 bits that is slow, or fails, says nothing of those with more.
+            if not candidate.inaccurate and not (candidate.rejected and precision in EIGHT_BIT):
                 break
         noted = self._refused.setdefault(subgraph.index, {})
         noted.update(refused)
