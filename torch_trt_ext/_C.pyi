@@ -18,7 +18,6 @@ class NodeInfo:
     weights: list[list[int]]
     condition_on_sizes: bool
     in_place: bool
-    free_of_data: bool
     magnitude: int | None
 
 class ValueRecord:

@@ -39,7 +39,6 @@ PYBIND11_MODULE(_C, module) {
       .def_readonly("weights", &NodeInfo::weights)
       .def_readonly("condition_on_sizes", &NodeInfo::condition_on_sizes)
       .def_readonly("in_place", &NodeInfo::in_place)
-      .def_readonly("free_of_data", &NodeInfo::free_of_data)
       .def_readonly("magnitude", &NodeInfo::magnitude);
 
   py::class_<ValueRecord>(module, "ValueRecord")

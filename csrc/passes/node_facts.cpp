@@ -30,16 +30,6 @@ bool is_known(const Node* node, const std::string& argument, const c10::IValue& 
   return known && known->tagKind() == value.tagKind() && *known == value;
 }
 
-bool gives_uninitialized(const Node* node) {
-  static const std::unordered_set<Symbol> kinds = {
-      Symbol::fromQualString("aten::empty"),
-      Symbol::fromQualString("aten::empty_like"),
-      Symbol::fromQualString("aten::new_empty"),
-      Symbol::fromQualString("aten::empty_strided"),
-  };
-  return kinds.count(node->kind()) != 0;
-}
-
 void collect_needed(const Node* node, const Node* outermost, std::vector<Value*>& needed) {
   const auto is_outside = [outermost](const Value* value) {
     const Node* owner = value->node()->owningBlock()->owningNode();
@@ -235,24 +225,6 @@ bool draws_random_numbers(const Node* node) {
   }
   return !is_known(node, "train", false) && !is_known(node, "training", false) && !is_known(node, "dropout_p", 0.0) &&
          !is_known(node, "dropout", 0.0);
-}
-
-std::unordered_set<const Value*> find_free_of_data(const std::vector<Node*>& nodes,
-                                                   const torch::jit::AliasDb& alias_db) {
-  std::unordered_set<const Value*> free;
-  const auto is_free = [&free](const Value* value) { return free.count(value) != 0; };
-  for (const Node* const node : nodes) {
-    const bool computes = node->kind() == prim::Constant || node->kind() == prim::ListConstruct ||
-                          node->kind() == prim::TupleConstruct ||
-                          (node->kind().is_aten() && node->maybeSchema() != nullptr && !is_schema_mutable(node) &&
-                           !draws_random_numbers(node) && !gives_uninitialized(node));
-    const bool known = node->blocks().empty() && computes && !alias_db.hasWriters(node) &&
-                       std::all_of(node->inputs().begin(), node->inputs().end(), is_free);
-    if (known || reads_metadata_only(node)) {
-      free.insert(node->outputs().begin(), node->outputs().end());
-    }
-  }
-  return free;
 }
 
 bool sizes_depend_on_data(const Node* node) {

@@ -1,10 +1,8 @@
 #pragma once
 
-#include <torch/csrc/jit/ir/alias_analysis.h>
 #include <torch/csrc/jit/ir/ir.h>
 
 #include <optional>
-#include <unordered_set>
 #include <vector>
 
 namespace torch_trt_ext::passes {
@@ -42,11 +40,6 @@ bool draws_random_numbers(const torch::jit::Node* node);
 /// Whether a plain value is made from a tensor's sizes (and not just from its rank, dtype or device), so that it can
 /// vary with the shapes of the inputs.
 bool depends_on_sizes(const torch::jit::Value* value);
-
-/// Values that are made of constants and of tensors' sizes and types alone: at every call with the same shapes they are
-/// the same. Nodes come in the order of the graph; what is in blocks is not looked at.
-std::unordered_set<const torch::jit::Value*> find_free_of_data(const std::vector<torch::jit::Node*>& nodes,
-                                                               const torch::jit::AliasDb& alias_db);
 
 /// Whether the sizes of what a node gives can differ between calls that have all sizes of its inputs in common.
 bool sizes_depend_on_data(const torch::jit::Node* node);

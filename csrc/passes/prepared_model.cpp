@@ -239,9 +239,7 @@ void PreparedModel::functionalize(const std::unordered_set<size_t>& allowed) {
 
 std::vector<NodeInfo> PreparedModel::nodes() const {
   std::vector<NodeInfo> infos;
-  const torch::jit::AliasDb alias_db(graph_);
-  const auto magnitudes = find_magnitudes(*index_, alias_db);
-  const auto free_of_data = find_free_of_data(index_->nodes(), alias_db);
+  const auto magnitudes = find_magnitudes(*index_, torch::jit::AliasDb(graph_));
   for (Node* const node : index_->nodes()) {
     NodeInfo info;
     info.id = infos.size();
@@ -264,8 +262,6 @@ std::vector<NodeInfo> PreparedModel::nodes() const {
     }
     info.condition_on_sizes = node->kind() == prim::If && depends_on_sizes(node->input());
     info.in_place = is_schema_mutable(node) && !info.inputs.empty() && is_tensor(node->input(0));
-    info.free_of_data = std::all_of(node->outputs().begin(), node->outputs().end(),
-                                    [&](const Value* output) { return free_of_data.count(output) != 0; });
     const auto magnitude = magnitudes.find(node->outputs().size() == 1 ? node->output() : nullptr);
     if (magnitude != magnitudes.end()) {
       info.magnitude = magnitude->second;

@@ -34,8 +34,6 @@ struct NodeInfo {
   bool condition_on_sizes = false;
   /// For an operator that writes in place: the number of the tensor that it writes to.
   bool in_place = false;
-  /// Whether its outputs are of those that find_free_of_data() gives.
-  bool free_of_data = false;
   /// What find_magnitudes() says of its output, if it says anything and there is one.
   std::optional<int64_t> magnitude;
 };

@@ -1171,42 +1171,6 @@ def test_int64_arithmetic_on_conditions_is_in_the_engine(x: Tensor, capsys: Any)
     assert found.reasons("aten::add") == found.reasons("aten::sub") == found.reasons("aten::to") == []
 
 
-class Distances(nn.Module):
-    """A table by distances between positions, as relative position embeddings take it; and numbers beyond 32 bits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = nn.Parameter(torch.rand(32, 4))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        rows = torch.arange(x.size(0))
-        distances = (rows[:, None] * 1.5 - (rows[None, :] - x.size(0)) * 1.5).long()
-        beyond = torch.arange(x.size(1)).mul(2147483648)
-        return torch.tanh(x) * 2 + self.table[distances].sum(0), beyond
-
-
-def test_int64_arithmetic_on_sizes_is_in_the_engine_of_one_shape(x: Tensor, capsys: Any) -> None:
-    model = Distances()
-    found = check(model, [(x,)], capsys, engines=1, further=[(x.repeat(2, 1),), (x[:1],)])
-    assert found.reasons("aten::to") == []
-    assert found.reasons("aten::mul") == ["computes in int64, and the CPU engine only in int32"]
-    # For a range of shapes it is not known how large they get.
-    found = check(model, [(x,), (x.repeat(2, 1),)], capsys, further=[(x[:3],)])
-    assert found.reasons("aten::to") == ["computes in int64, and the CPU engine only in int32"]
-
-
-class DistancesOfData(nn.Module):
-    def forward(self, x: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
-        positions = torch.arange(n.size(0))
-        positions[0] += n[0]
-        return torch.tanh(x) * 2, positions * 3
-
-
-def test_int64_arithmetic_on_sizes_and_data_is_right(x: Tensor, capsys: Any) -> None:
-    found = check(DistancesOfData(), [(x, torch.tensor([1, 2]))], capsys, further=[(x, torch.tensor([2**40, 3]))])
-    assert found.reasons("aten::mul") == ["computes in int64, and the CPU engine only in int32"]
-
-
 class WrittenRegions(nn.Module):
     def forward(self, x: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
         y = torch.tanh(x) * 2

@@ -304,9 +304,7 @@ class _Job:
         assert session is not None
         taken = support.find_taken_branches(nodes, session, shapes_vary=shapes_vary)
         plugins = self.builder.plugin_operators
-        excluded = support.find_unsupported(
-            nodes, session, config.partition, self.device_type, plugins, shapes_vary=shapes_vary
-        )
+        excluded = support.find_unsupported(nodes, session, config.partition, self.device_type, plugins)
         excluded |= self._open_plugins([node for node in nodes if node.id not in excluded])
         found_kinds: set[str] = set()
         known_ms: dict[Any, float] = {}

@@ -102,8 +102,6 @@ def find_unsupported(
     partition: PartitionConfig,
     device_type: DeviceType,
     plugin_operators: Mapping[str, PluginOperator] | None = None,
-    *,
-    shapes_vary: bool = True,
 ) -> dict[int, str]:
     """Why a node must stay in PyTorch, by node number, for those that must.
 
@@ -113,7 +111,6 @@ def find_unsupported(
         partition: the user's allow and deny lists.
         device_type: what the engine is for.
         plugin_operators: operators that engines have plugins for, by name.
-        shapes_vary: whether engines are for more shapes than were seen.
     """
     names = occurrences(nodes)
     unsupported = {}
@@ -123,7 +120,7 @@ def find_unsupported(
         reason = (
             _denied(node, names[node.id], partition)
             or _without_form(node.kind, plugin_operators or {})
-            or _unsupported(node, session.values, device_type, shapes_vary)
+            or _unsupported(node, session.values, device_type)
         )
         if reason:
             unsupported[node.id] = reason
@@ -153,7 +150,7 @@ def _without_form(kind: str, plugin_operators: Mapping[str, PluginOperator]) -> 
     return f"{reason}, and CPU engines no TensorRT plugins such as '{plugin.plugin}'" if plugin else reason
 
 
-def _unsupported(node: NodeInfo, values: Mapping[int, ValueRecord], device_type: DeviceType, shapes_vary: bool) -> str:
+def _unsupported(node: NodeInfo, values: Mapping[int, ValueRecord], device_type: DeviceType) -> str:
     target = "cuda" if device_type == "gpu" else "cpu"
     # Undefined tensors, which operators may give for outputs that nobody asked for, leave no record.
     records = [values[value] for value in node.outputs if value in values]
@@ -166,10 +163,7 @@ def _unsupported(node: NodeInfo, values: Mapping[int, ValueRecord], device_type:
             return f"gives a tensor of dtype {_word(record.dtype)}, which engines do not compute in"
         if not record.device.startswith(target):
             return f"gives a tensor on {record.device}, and the engine's are on {target}"
-        grows = device_type == "cpu" and record.dtype == "Long" and node.kind in _GROWING_INTEGERS
-        # What no data change is at every call as large as it was seen.
-        is_as_seen = node.free_of_data and not shapes_vary and record.max_abs < 2**31
-        if grows and not is_as_seen and not _is_small(node):
+        if device_type == "cpu" and record.dtype == "Long" and node.kind in _GROWING_INTEGERS and not _is_small(node):
             return "computes in int64, and the CPU engine only in int32"
     for record in (values[value] for value in node.inputs if value in values):
         if record.dtype not in _ENGINE_DTYPES or not record.consistent:
