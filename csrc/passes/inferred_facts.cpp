@@ -99,24 +99,6 @@ std::optional<at::Tensor> constant_tensor(const Value* value) {
   return constant->toTensor();
 }
 
-/// How many integers a list has.
-std::optional<int64_t> length_of_ints(const Value* value) {
-  if (value->type()->kind() != c10::TypeKind::ListType) {
-    return std::nullopt;
-  }
-  // A list that is written to, or kept somewhere, may have got longer.
-  const auto only_reads = [](const torch::jit::Use& use) {
-    return use.user->kind().is_aten() && !any_mutable(use.user);
-  };
-  if (value->node()->kind() == prim::ListConstruct &&
-      std::all_of(value->uses().begin(), value->uses().end(), only_reads)) {
-    return static_cast<int64_t>(value->node()->inputs().size());
-  }
-  const auto constant = torch::jit::toIValue(value);
-  return constant && constant->isIntList() ? std::make_optional(static_cast<int64_t>(constant->toIntVector().size()))
-                                           : std::nullopt;
-}
-
 /// Whether a value is a list of tensors that nobody can add to or keep.
 bool is_only_read(const Value* value) {
   return is_tensor_list(value) && std::all_of(value->uses().begin(), value->uses().end(), [](const auto& use) {

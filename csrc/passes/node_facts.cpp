@@ -140,6 +140,23 @@ std::optional<int64_t> constant_int(const Value* value) {
   return constant && constant->isInt() ? std::make_optional(constant->toInt()) : std::nullopt;
 }
 
+std::optional<int64_t> length_of_ints(const Value* value) {
+  if (value->type()->kind() != c10::TypeKind::ListType) {
+    return std::nullopt;
+  }
+  // A list that is written to, or kept somewhere, may have got longer.
+  const auto only_reads = [](const torch::jit::Use& use) {
+    return use.user->kind().is_aten() && !any_mutable(use.user);
+  };
+  if (value->node()->kind() == prim::ListConstruct &&
+      std::all_of(value->uses().begin(), value->uses().end(), only_reads)) {
+    return static_cast<int64_t>(value->node()->inputs().size());
+  }
+  const auto constant = torch::jit::toIValue(value);
+  return constant && constant->isIntList() ? std::make_optional(static_cast<int64_t>(constant->toIntVector().size()))
+                                           : std::nullopt;
+}
+
 bool is_tensor_list(const Value* value) {
   const auto list = value->type()->cast<c10::ListType>();
   return list != nullptr && (list->getElementType()->isSubtypeOf(*c10::TensorType::get()) ||

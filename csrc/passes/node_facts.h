@@ -47,6 +47,9 @@ bool sizes_depend_on_data(const torch::jit::Node* node);
 /// The number, of a value that is a constant int.
 std::optional<int64_t> constant_int(const torch::jit::Value* value);
 
+/// How many integers a list has, where that is written in the graph.
+std::optional<int64_t> length_of_ints(const torch::jit::Value* value);
+
 /// List of Tensor or of Optional[Tensor].
 bool is_tensor_list(const torch::jit::Value* value);
 

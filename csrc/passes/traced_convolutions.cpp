@@ -7,6 +7,8 @@
 #include <optional>
 #include <vector>
 
+#include "passes/node_facts.h"
+
 namespace torch_trt_ext::passes {
 namespace {
 
@@ -15,16 +17,7 @@ using torch::jit::Graph;
 using torch::jit::Node;
 using torch::jit::Value;
 
-constexpr size_t kMaxSpatialDims = 3;
-
-/// Of a list of integers that is written in the graph.
-std::optional<size_t> written_length(const Value* list) {
-  if (list->node()->kind() == c10::prim::ListConstruct) {
-    return list->node()->inputs().size();
-  }
-  const auto constant = torch::jit::toIValue(list);
-  return constant && constant->isIntList() ? std::make_optional(constant->toIntVector().size()) : std::nullopt;
-}
+constexpr int64_t kMaxSpatialDims = 3;
 
 /// The plain operator for a traced convolution; nothing where it cannot be told.
 std::optional<c10::Symbol> plain_kind(const Node* node, bool transposed) {
@@ -33,11 +26,11 @@ std::optional<c10::Symbol> plain_kind(const Node* node, bool transposed) {
         c10::Symbol::fromQualString("aten::conv3d")},
        {c10::Symbol::fromQualString("aten::conv_transpose1d"), c10::Symbol::fromQualString("aten::conv_transpose2d"),
         c10::Symbol::fromQualString("aten::conv_transpose3d")}}};
-  const auto dims = written_length(node->namedInput("stride"));
-  if (!dims || *dims == 0 || *dims > kMaxSpatialDims) {
+  const auto dims = length_of_ints(node->namedInput("stride"));
+  if (!dims || *dims < 1 || *dims > kMaxSpatialDims) {
     return std::nullopt;
   }
-  return kinds.at(transposed ? 1 : 0).at(*dims - 1);
+  return kinds.at(transposed ? 1 : 0).at(static_cast<size_t>(*dims - 1));
 }
 
 void untie(Graph& graph, Block* block) {
