@@ -359,6 +359,16 @@ def test_tensors_are_split_at_places(dynamic: tuple[int, ...]) -> None:
         check(model, Splits(), torch.rand(3, 7, 16))
 
 
+class SplitsIntoThree(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        first, middle, last = torch.tensor_split(x, 3, dim=1)
+        return torch.cat([last * 2, middle.relu(), first + 1], 1)
+
+
+def test_a_number_of_parts_is_left_to_the_exporter() -> None:
+    check(export(SplitsIntoThree(), TOKENS), SplitsIntoThree(), TOKENS)
+
+
 class AddsToAllButTheFirst(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = torch.tanh(x)
