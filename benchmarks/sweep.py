@@ -4,13 +4,15 @@
     python -m benchmarks.sweep --table sweep_cpu.json sweep_h200.json
 
 Each model runs in a process of its own, so that one that crashes or takes too long costs nobody else's results; what is
-in the file already is not run again. Weights are random: what is said of errors is about rounding, not about accuracy.
+in the file already is not run again. Several may share a GPU, since building is work for the processor: one that takes
+a time has the GPU for itself. Weights are random: what is said of errors is about rounding, not about accuracy.
 """
 
 from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import contextlib
 import json
 import os
 import subprocess
@@ -28,6 +30,7 @@ import torch
 from benchmarks import zoo
 from benchmarks.optimizing import quiet_config
 from benchmarks.results import Results, header, what, write
+from benchmarks.turns import take_turns, wake
 
 #: Goals of the table.
 MAX_ENGINES = 3
@@ -94,11 +97,15 @@ def _environment(job: int, args: argparse.Namespace) -> dict[str, str]:
     return environment
 
 
-def _run(name: str, job: int, args: argparse.Namespace) -> Results:
+def _run(name: str, job: int, turns: Path, args: argparse.Namespace) -> Results:
+    environment = _environment(job, args) if args.jobs > 1 else dict(os.environ)
+    if args.device == "gpu" and args.jobs > 1:
+        turns = turns / environment["CUDA_VISIBLE_DEVICES"]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "one.json"
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.sweep", "--one", name, "--device", args.device]
         command += ["--out", str(out), "--max-seconds", str(args.max_seconds)]
+        command += ["--turns", str(turns)] if args.device == "gpu" and args.jobs > 1 else []
         command += ["--cache", str(args.cache)] if args.cache else []
         command += [] if args.builder_level is None else ["--builder-level", str(args.builder_level)]
         try:
@@ -108,10 +115,12 @@ def _run(name: str, job: int, args: argparse.Namespace) -> Results:
                 capture_output=True,
                 text=True,
                 check=False,
-                env=_environment(job, args) if args.jobs > 1 else None,
+                env=environment,
             )
         except subprocess.TimeoutExpired:
             return {"status": "failed", "reason": f"took longer than {args.limit:.0f} s"}
+        finally:
+            wake(turns)
         if out.exists():
             found: Results = json.loads(out.read_text())
             return found
@@ -127,20 +136,20 @@ def sweep(args: argparse.Namespace) -> None:
     waiting = iter([name for name in args.models if models.get(name, {"status": "failed"})["status"] == "failed"])
     lock = threading.Lock()
 
-    def work(job: int) -> None:
+    def work(job: int, turns: Path) -> None:
         while True:
             with lock:
                 name = next(waiting, None)
             if name is None:
                 return
-            found = _run(name, job, args)
+            found = _run(name, job, turns, args)
             with lock:
                 models[name] = found
                 print(_row(name, found), file=sys.stderr, flush=True)
                 write(args.out, results)
 
-    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        for done in [pool.submit(work, job) for job in range(args.jobs)]:
+    with tempfile.TemporaryDirectory() as turns, concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        for done in [pool.submit(work, job, Path(turns)) for job in range(args.jobs)]:
             done.result()
 
 
@@ -209,6 +218,7 @@ def main() -> None:
         "--jobs", type=int, default=1, help="models at once, each with its share of the cores, on the GPUs in turn"
     )
     parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--turns", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.table:
         print(table(args.table))
@@ -217,7 +227,8 @@ def main() -> None:
         parser.error("--out is needed")
     if args.one:
         try:
-            result = optimize_one(args.one, args.device, args.max_seconds, args.cache, args.builder_level)
+            with take_turns(args.turns) if args.turns else contextlib.nullcontext():
+                result = optimize_one(args.one, args.device, args.max_seconds, args.cache, args.builder_level)
         except Exception as error:  # whatever it is, it belongs in the table
             result = {"status": "failed", "reason": what(error)}
         write(args.out, result)

@@ -274,6 +274,38 @@ def test_traced_models_are_compared_without_tf32(tmp_path: Path) -> None:
     assert report["accuracy"]["model"]["relative"] < 1e-5
 
 
+class CountsOnTheCpu(nn.Module):
+    """Adds positions that are counted on the CPU; on request gives them, too."""
+
+    def __init__(self, gives: bool) -> None:
+        super().__init__()
+        self.before, self.after = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)
+        self.gives = gives
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.before(x).relu()
+        rows, columns = torch.meshgrid(torch.arange(x.size(2)), torch.arange(x.size(3)), indexing="ij")
+        places = torch.stack([rows, columns]).float() / 30
+        x = self.after(x + places.to(x.device).sum(0))
+        return x, places if self.gives else x.mean()
+
+
+@pytest.mark.parametrize("gives", [False, True])
+def test_positions_counted_on_the_cpu_are_in_the_engine_unless_given(gives: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = CountsOnTheCpu(gives).eval().cuda(), torch.rand(1, 8, 32, 32, device="cuda")
+    optimized, _, report = torch_trt_ext.optimize(
+        torch.jit.script(model), "o1", device_type="gpu", config=make_config(tmp_path), test_data=[(x,)]
+    )
+    whole = report["coverage"]["operators"] == report["coverage"]["operators_total"]
+    assert whole != gives
+    assert len(report["engines"]) == 1 or gives
+    expected, given = model(x), optimized(x)
+    assert [tensor.device.type for tensor in given] == [tensor.device.type for tensor in expected]
+    for got, want in zip(given, expected, strict=True):
+        torch.testing.assert_close(got, want, atol=2e-2, rtol=2e-2)
+
+
 @pytest.mark.parametrize("choice", ["on", "off"])
 def test_cuda_graphs_are_used_as_the_config_says(choice: str, tmp_path: Path) -> None:
     case = build_case("resnet18", "cuda", size=(64, 64))

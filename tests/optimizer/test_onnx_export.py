@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -443,3 +444,87 @@ def test_folding_leaves_outputs_and_other_constants() -> None:
     assert [node.op_type for node in folded.graph.node] == ["Shape", "Add"]
     x = torch.randn(2, 3)
     assert run(folded, x)[0].tolist() == [2, 3]
+
+
+def _folded_text(body: str) -> onnx.ModelProto:
+    return fold_shapes(parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> {body}'))
+
+
+def test_padding_by_nothing_and_slices_of_everything_are_dropped() -> None:
+    # The padding is computed, as the exporter writes it; only without it is the shape of its output known.
+    folded = _folded_text(
+        """g (float[2,3] x) => (float[N,M] y) {
+            pads = Constant <value = int64[2,2] {0, 0, 0, 0}> ()
+            turned = Transpose <perm = [1, 0]> (pads)
+            minus = Constant <value = int64[1] {-1}> ()
+            flat = Reshape (turned, minus)
+            padded = Pad (x, flat)
+            starts = Constant <value = int64[2] {0, -3}> ()
+            ends = Constant <value = int64[2] {9, 9}> ()
+            same = Slice (padded, starts, ends)
+            y = Relu (same)
+        }"""
+    )
+    assert [(node.op_type, list(node.input)) for node in folded.graph.node] == [("Relu", ["x"])]
+
+
+def test_paddings_and_slices_that_do_something_stay() -> None:
+    folded = _folded_text(
+        """g (float[2,3] x) => (float[N,M] y) {
+            pads = Constant <value = int64[4] {0, 1, 0, 0}> ()
+            padded = Pad (x, pads)
+            starts = Constant <value = int64[1] {0}> ()
+            ends = Constant <value = int64[1] {2}> ()
+            axes = Constant <value = int64[1] {1}> ()
+            part = Slice (padded, starts, ends, axes)
+            back = Constant <value = int64[1] {-1}> ()
+            first = Constant <value = int64[1] {-9}> ()
+            turned = Slice (part, back, first, axes, back)
+            y = Relu (turned)
+        }"""
+    )
+    assert [node.op_type for node in folded.graph.node if node.op_type != "Constant"] == [
+        "Pad",
+        "Slice",
+        "Slice",
+        "Relu",
+    ]
+    assert run(folded, torch.tensor([[1.0, 2, 3], [4, 5, 6]]))[0].tolist() == [[1, 0], [4, 0]]
+
+
+def test_rolling_by_nothing_is_nothing() -> None:
+    class Rolled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.roll(x * 2, shifts=(0, 1), dims=(0, 1)) + 1
+
+    x = torch.randn(3, 4)
+    model = export(Rolled(), x)
+    assert [node.op_type for node in model.graph.node].count("Concat") == 1
+    check(model, Rolled(), x)
+
+
+def test_empty_parts_are_dropped_along_the_axis_only() -> None:
+    folded = _folded_text(
+        """g (float[2,0] a, float[2,3] b, float[0,2] c, float[0,3] d) => (float[2,3] y, float[0,5] z) {
+            both = Concat <axis = -1> (a, b)
+            y = Relu (both)
+            wide = Concat <axis = 1> (c, d)
+            z = Relu (wide)
+        }"""
+    )
+    kinds = [(node.op_type, list(node.input)) for node in folded.graph.node]
+    assert kinds == [("Relu", ["b"]), ("Concat", ["c", "d"]), ("Relu", ["wide"])]
+
+
+def test_what_is_dropped_is_not_read_in_branches() -> None:
+    folded = _folded_text(
+        """g (float[2,3] x, bool c) => (float[2,3] y) {
+            pads = Constant <value = int64[4] {0, 0, 0, 0}> ()
+            padded = Pad (x, pads)
+            y = If (c) <then_branch = a () => (float[2,3] p) { p = Relu (padded) },
+                        else_branch = b () => (float[2,3] padded) { }>
+        }"""
+    )
+    x = torch.randn(2, 3)
+    assert [node.op_type for node in folded.graph.node] == ["If"]
+    assert np.array_equal(run(folded, x, torch.tensor(True))[0], x.relu())

@@ -1,4 +1,4 @@
-"""Arithmetic on shapes that are known, computed before an engine is built."""
+"""Arithmetic on shapes that are known, computed before an engine is built; and what does nothing for these, dropped."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ _SHAPE_OPERATORS = {
     "Sqrt",
     "Squeeze",
     "Sub",
+    "Transpose",
     "Unsqueeze",
     "Where",
 }
@@ -49,18 +50,32 @@ _MAX_ELEMENTS = 64
 def fold_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Replaces ``Shape`` of values whose shape is fixed, and what is computed from such shapes alone, by constants.
 
+    Nodes that do nothing for these shapes are dropped: padding by nothing, slices of everything, empty parts of a
+    concatenation.
+
     Args:
         model: it is not changed. Where its shapes cannot be inferred, it comes back as it is.
 
     Returns:
         A model with the same inputs, outputs and answers.
     """
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model)
-    except Exception:  # protobuf's limit of 2 GB, or operators that onnx does not know
-        return model
-    shapes = _fixed_shapes(inferred.graph)
-    known: dict[str, NDArray[Any]] = {}
+    while True:
+        try:
+            inferred = onnx.shape_inference.infer_shapes(model)
+        except Exception:  # protobuf's limit of 2 GB, or operators that onnx does not know
+            return model
+        shapes = _fixed_shapes(inferred.graph)
+        known: dict[str, NDArray[Any]] = {}
+        folded = _folded(model, shapes, known)
+        dropped = _drop_idle(folded, shapes, known)
+        model = _without_unused(folded)
+        # What a padding by nothing gives has a shape that is known now.
+        if not dropped:
+            return model
+
+
+def _folded(model: onnx.ModelProto, shapes: dict[str, list[int]], known: dict[str, NDArray[Any]]) -> onnx.ModelProto:
+    """The model with constants in the place of what can be computed; ``known`` gets their values."""
     outputs = {output.name for output in model.graph.output}
     folded = onnx.ModelProto()
     folded.CopyFrom(model)
@@ -81,7 +96,65 @@ def fold_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
                     "Constant", [], [name], name=node.name, value=numpy_helper.from_array(value)
                 )
                 folded.graph.node.append(constant)
-    return _without_unused(folded)
+    return folded
+
+
+def _drop_idle(model: onnx.ModelProto, shapes: dict[str, list[int]], known: dict[str, NDArray[Any]]) -> int:
+    """Takes out nodes that do nothing; how many."""
+    outputs = {output.name for output in model.graph.output}
+    replaced: dict[str, str] = {}
+    kept = []
+    for node in model.graph.node:
+        _rename(node, replaced)
+        if node.op_type == "Concat":
+            _drop_empty_parts(node, shapes)
+        if node.output[0] not in outputs and _is_idle(node, shapes, known):
+            replaced[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    return len(replaced)
+
+
+def _rename(node: onnx.NodeProto, names: dict[str, str]) -> None:
+    """Gives a node, and the branches in it, other inputs."""
+    for position, name in enumerate(node.input):
+        node.input[position] = names.get(name, name)
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            _rename(inner, names)
+        for output in attribute.g.output:
+            output.name = names.get(output.name, output.name)
+
+
+def _drop_empty_parts(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> None:
+    """Leaves the inputs of a concatenation that add to it; one, if none does."""
+    (axis,) = [attribute.i for attribute in node.attribute if attribute.name == "axis"]
+    parts = [name for name in node.input if name not in shapes or shapes[name][axis]] or [node.input[0]]
+    del node.input[:]
+    node.input.extend(parts)
+
+
+def _is_idle(node: onnx.NodeProto, shapes: dict[str, list[int]], known: dict[str, NDArray[Any]]) -> bool:
+    """Whether a node gives its first input."""
+    if node.op_type == "Concat":
+        return len(node.input) == 1
+    if node.op_type == "Pad" and len(node.input) > 1:
+        return node.input[1] in known and not known[node.input[1]].any()
+    if node.op_type != "Slice" or len(node.input) < 3 or node.input[0] not in shapes:
+        return False
+    given = [known.get(name) for name in node.input[1:] if name]
+    if len(given) != len(node.input) - 1 or any(value is None for value in given):
+        return False
+    starts, ends, *others = [value.tolist() for value in given if value is not None]
+    axes = others[0] if others else range(len(starts))
+    steps = others[1] if len(others) > 1 else [1] * len(starts)
+    sizes = shapes[node.input[0]]
+    return all(
+        step == 1 and (start == 0 or start <= -sizes[axis]) and end >= sizes[axis]
+        for start, end, axis, step in zip(starts, ends, axes, steps, strict=True)
+    )
 
 
 def _fixed_shapes(graph: onnx.GraphProto) -> dict[str, list[int]]:

@@ -186,8 +186,15 @@ class SubgraphFactory:
         """Fills in the subgraph's ONNX model and its shapes.
 
         Raises:
-            Unconvertible: some of its nodes have no ONNX form, or one that the engine library refuses.
+            Unconvertible: some of its nodes have no ONNX form, or one that the engine library refuses, or pass tensors
+                of another device over the subgraph's border.
         """
+        border = {*subgraph.inputs, *subgraph.outputs}
+        members = set(subgraph.nodes)
+        device_type = self.builder.device_type
+        crossings = support.find_border_crossings(self._nodes, members, border, self._values, device_type)
+        if crossings:
+            raise Unconvertible(crossings)
         model = self._models.get(_key_of(subgraph))
         if model is None:
             model = self._convert(subgraph)

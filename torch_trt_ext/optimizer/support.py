@@ -113,6 +113,8 @@ def find_unsupported(
         plugin_operators: operators that engines have plugins for, by name.
     """
     names = occurrences(nodes)
+    target = device_name(device_type)
+    elsewhere = _find_made_elsewhere(nodes, session.values, target)
     unsupported = {}
     for node in nodes:
         if node.kind.startswith("prim::") and node.kind not in _STRUCTURE:
@@ -120,7 +122,7 @@ def find_unsupported(
         reason = (
             _denied(node, names[node.id], partition)
             or _without_form(node.kind, plugin_operators or {})
-            or _unsupported(node, session.values, device_type)
+            or _unsupported(node, session.values, target, elsewhere)
         )
         if reason:
             unsupported[node.id] = reason
@@ -150,26 +152,94 @@ def _without_form(kind: str, plugin_operators: Mapping[str, PluginOperator]) -> 
     return f"{reason}, and CPU engines no TensorRT plugins such as '{plugin.plugin}'" if plugin else reason
 
 
-def _unsupported(node: NodeInfo, values: Mapping[int, ValueRecord], device_type: DeviceType) -> str:
-    target = "cuda" if device_type == "gpu" else "cpu"
+def device_name(device_type: DeviceType) -> str:
+    """What torch calls the devices that an engine's tensors are on, without the number of one."""
+    return "cuda" if device_type == "gpu" else "cpu"
+
+
+def find_border_crossings(
+    nodes: Sequence[NodeInfo],
+    members: Collection[int],
+    border: Collection[int],
+    values: Mapping[int, ValueRecord],
+    device_type: DeviceType,
+) -> dict[int, str]:
+    """Why nodes cannot be in a subgraph since tensors on another device than the engine's go in or out.
+
+    Args:
+        nodes: all nodes of the prepared model.
+        members: numbers of the subgraph's nodes.
+        border: numbers of the tensors that it takes or gives.
+        values: what the runs showed.
+        device_type: what the engine is for.
+
+    Returns:
+        Reasons by node number: for those that take or give such a tensor, and for all that depend on these for theirs.
+    """
+    target = device_name(device_type)
+    away = {number for number, record in values.items() if not record.device.startswith(target)}
+    crossing = away & set(border)
+    if not crossing:
+        return {}
+    # What an excluded node takes and gives then crosses the border as well.
+    inside = [(node, away & {*node.inputs, *node.outputs}) for node in nodes if node.id in members]
+    touching = [own for _, own in inside if own & crossing]
+    while touching and not crossing.issuperset(set().union(*touching)):
+        crossing = crossing.union(*touching)
+        touching = [own for _, own in inside if own & crossing]
+    found = {}
+    # Through a list nobody takes a tensor by its number.
+    for node, own in inside:
+        shared = own & crossing if touching else own
+        if shared and (not node.kind.startswith("prim::") or node.kind in _STRUCTURE):
+            word = "gives" if shared & set(node.outputs) else "takes"
+            found[node.id] = _elsewhere(word, values[min(shared)], target)
+    return found or dict.fromkeys(members, _elsewhere("is in a subgraph that passes", values[min(crossing)], target))
+
+
+def _elsewhere(word: str, record: ValueRecord, target: str) -> str:
+    return f"{word} a tensor on {record.device}, and the engine's are on {target}"
+
+
+def _find_made_elsewhere(nodes: Sequence[NodeInfo], values: Mapping[int, ValueRecord], target: str) -> set[int]:
+    """Values on another device than the engine's that an engine can make all the same.
+
+    A model may count positions on the CPU and move them to the GPU. Where all that a value depends on are numbers,
+    sizes and constants, and it stays within the engine, nobody can tell where it was made.
+    """
+    found: set[int] = set()
+    for node in nodes:
+        gives = {value for value in node.outputs if value in values}
+        takes = {value for value in node.inputs if value in values}
+        away = not any(values[value].device.startswith(target) for value in gives)
+        if node.kind != "prim::If" and takes <= found and away:
+            found |= gives
+    return found
+
+
+def _unsupported(node: NodeInfo, values: Mapping[int, ValueRecord], target: str, elsewhere: Collection[int]) -> str:
     # Undefined tensors, which operators may give for outputs that nobody asked for, leave no record.
-    records = [values[value] for value in node.outputs if value in values]
-    if node.outputs and not records:
+    given = [value for value in node.outputs if value in values]
+    if node.outputs and not given:
         return "was not reached with the test data"
-    for record in records:
+    for value in given:
+        record = values[value]
         if not record.consistent:
             return "gives tensors whose rank, dtype or device varies"
         if record.dtype not in _ENGINE_DTYPES:
             return f"gives a tensor of dtype {_word(record.dtype)}, which engines do not compute in"
-        if not record.device.startswith(target):
-            return f"gives a tensor on {record.device}, and the engine's are on {target}"
-        if device_type == "cpu" and record.dtype == "Long" and node.kind in _GROWING_INTEGERS and not _is_small(node):
+        if not record.device.startswith(target) and value not in elsewhere:
+            return _elsewhere("gives", record, target)
+        if target == "cpu" and record.dtype == "Long" and node.kind in _GROWING_INTEGERS and not _is_small(node):
             return "computes in int64, and the CPU engine only in int32"
-    for record in (values[value] for value in node.inputs if value in values):
+    for value in node.inputs:
+        if value not in values:
+            continue
+        record = values[value]
         if record.dtype not in _ENGINE_DTYPES or not record.consistent:
             return f"takes a tensor of dtype {_word(record.dtype)}, which engines do not compute in"
-        if not record.device.startswith(target):
-            return f"takes a tensor on {record.device}, and the engine's are on {target}"
+        if not record.device.startswith(target) and value not in elsewhere:
+            return _elsewhere("takes", record, target)
     return ""
 
 
