@@ -316,6 +316,19 @@ def serving() -> str:
     return "\n\n".join([_table(header, rows), *notes])
 
 
+def many() -> str:
+    """Several models on a Ray cluster."""
+    found = result("bench_optimize_many_h200")
+    rows = [
+        [job["job"], f"{job['seconds']:.1f}", f"{job['speedup']:.2f}", f"{job['relative_error']:.1e}"]
+        for job in found["jobs"]
+    ]
+    together = f"together, on {found['gpus']} GPUs; {found['times']:.2f} times as fast as one after the other"
+    rows.append([together, f"{found['seconds']:.1f}", "", ""])
+    header = ["job", "seconds", "times faster than PyTorch", "relative error"]
+    return _table(header, rows) + "\n\n" + _where("bench_optimize_many_h200", found["environment"])
+
+
 def coverage() -> str:
     """What becomes of common architectures."""
     names = [name for name in ("sweep_cpu", "sweep_h200") if (RESULTS / f"{name}.json").exists()]
@@ -366,6 +379,7 @@ _TABLES: dict[str, Callable[[], str]] = {
         threads,
         memory,
         serving,
+        many,
         coverage,
         importing,
         tests,

@@ -15,6 +15,7 @@ from torch_trt_ext.optimizer import engine_module
 from torch_trt_ext.optimizer.accuracy import Comparison, compare
 from torch_trt_ext.optimizer.engine_builder import BuiltEngine, Precision
 from torch_trt_ext.optimizer.latency import Latency, compare_latency
+from torch_trt_ext.optimizer.observation import despite_fuser
 from torch_trt_ext.optimizer.subgraphs import Subgraph, SubgraphFactory, caller
 
 #: How many times as fast CUDA graphs must be to be used: they take memory, and differences below this are noise.
@@ -133,12 +134,14 @@ def time_against_torch(candidate: Candidate, config: Config, device: torch.devic
         "torch": caller(subgraph),
         "engine": lambda: engine_call(candidate, call),
     }
-    latencies = compare_latency(
-        calls,
-        device=device,
-        warmup=timing.subgraph_warmup_runs,
-        runs=timing.subgraph_timed_runs,
-        max_seconds=timing.max_seconds,
+    latencies, _ = despite_fuser(
+        lambda: compare_latency(
+            calls,
+            device=device,
+            warmup=timing.subgraph_warmup_runs,
+            runs=timing.subgraph_timed_runs,
+            max_seconds=timing.max_seconds,
+        )
     )
     candidate.torch_latency, candidate.engine_latency = latencies["torch"], latencies["engine"]
     speedup = candidate.torch_latency.median_ms / candidate.engine_latency.median_ms

@@ -12,6 +12,7 @@ import torch
 
 from torch_trt_ext import _C
 from torch_trt_ext.optimizer.messages import first_line
+from torch_trt_ext.optimizer.script_module import wrap
 from torch_trt_ext.optimizer.structures import detach_clone
 
 InputFormat = Literal["torch_script", "torch_module"]
@@ -176,14 +177,28 @@ def copy_script(script: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     return duplicate
 
 
+#: Torch's passes that put what follows a layer, such as normalization, into its weights. Each says whether it did.
+_FOLDS = (
+    torch._C._jit_pass_fold_frozen_conv_bn,
+    torch._C._jit_pass_fold_frozen_conv_add_or_sub,
+    torch._C._jit_pass_fold_frozen_conv_mul_or_div,
+    torch._C._jit_pass_fold_frozen_linear_bn,  # type: ignore[attr-defined]
+)
+
+
 def freeze(script: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     """A frozen copy: inlined, weights as constants, batch normalization folded into convolutions.
 
-    Attributes that the model writes to stay attributes. The given module is not changed.
+    Attributes that the model writes to stay attributes. The given module is not changed. Unlike ``torch.jit.freeze``
+    this does not join linear layers that have the same input, as that does on a GPU: what they give are views of one
+    tensor then, and operators that write to these in place stay out of engines.
     """
     duplicate = copy_script(script)
-    if hasattr(duplicate, "training"):
-        frozen: torch.jit.ScriptModule = torch.jit.freeze(duplicate.eval())
-        return frozen
-    # Frozen already: it has no mode any more.
-    return duplicate
+    if not hasattr(duplicate, "training"):
+        # Frozen already: it has no mode any more.
+        return duplicate
+    frozen = wrap(torch._C._freeze_module(duplicate.eval()._c, []))
+    torch._C._jit_pass_remove_dropout(frozen._c)
+    while any(fold(frozen.graph) for fold in _FOLDS):
+        pass
+    return frozen

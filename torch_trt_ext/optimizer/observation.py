@@ -97,10 +97,20 @@ def despite_fuser(measure: Callable[[], T]) -> tuple[T, str]:
         return measure(), ""
     except Exception as error:  # whatever the model's code raises
         problem = what_failed(error)
+    try:
+        with _texpr_fuser_off():
+            return measure(), problem
+    except Exception:  # what was compiled with the fuser before still has its kernels
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            return measure(), problem
+
+
+@contextlib.contextmanager
+def _texpr_fuser_off() -> Iterator[None]:
     before = torch._C._jit_texpr_fuser_enabled()
     torch._C._jit_set_texpr_fuser_enabled(False)
     try:
-        return measure(), problem
+        yield
     finally:
         torch._C._jit_set_texpr_fuser_enabled(before)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -427,7 +428,7 @@ def find_idle(
         calls = max(session.values[value].count for value in subgraph.outputs) / observed_items
         key = _key_of(subgraph)
         if key not in known_ms:
-            known_ms[key] = _quick(caller(subgraph), device)
+            known_ms[key], _ = observation.despite_fuser(functools.partial(_quick, caller(subgraph), device))
         part_ms = calls * known_ms[key]
         if part_ms < _MIN_SHARE * whole_ms:
             idle[subgraph.index] = (
