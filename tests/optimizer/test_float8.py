@@ -26,6 +26,10 @@ from torch_trt_ext.optimizer.float8 import suits_float8
 from torch_trt_ext.optimizer.quantization import calibrate, quantizable_nodes, to_8_bit
 
 LARGEST = 448.0
+#: What the largest of a tensor's calibrated values becomes.
+LARGEST_ACTIVATION = 8.0
+#: What sums of products of such values with a convolution's weights stay below.
+LARGEST_SUM = 32768.0
 #: Half a step of 3 bits of mantissa, relative to the value.
 HALF_STEP = 2**-4
 #: Half a step of the numbers around zero, which have the smallest exponent.
@@ -153,7 +157,7 @@ def test_pairs_and_weights_are_in_float8() -> None:
     assert len(quantizers) == 5
     scales = {node.input[0]: float(constants[node.input[1]]) for node in quantizers}
     reach = calibrate(model, _calls(), "max").reach()
-    assert scales == pytest.approx({name: reach[name] / LARGEST for name in scales}, rel=HALF_SCALE)
+    assert scales == pytest.approx({name: reach[name] / LARGEST_ACTIVATION for name in scales}, rel=HALF_SCALE)
 
 
 def test_weights_are_as_near_as_float8_gets() -> None:
@@ -171,6 +175,9 @@ def test_weights_are_as_near_as_float8_gets() -> None:
         filled = scale > LEAST_SCALE
         assert filled.sum() >= filled.size - 2
         wanted = np.where(largest > 0, largest / LARGEST, scale)
+        if name != "w4":
+            sums = np.abs(exact[name]).sum(axis=axes, keepdims=True)
+            wanted = np.maximum(wanted, sums * LARGEST_ACTIVATION / LARGEST_SUM)
         assert np.allclose(scale[filled], wanted[filled], rtol=HALF_SCALE, atol=0)
 
 
@@ -202,18 +209,46 @@ def test_answers_are_near() -> None:
     assert _error(ReferenceEvaluator(quantized).run(None, {"x": x}), answers) < 1e-3
 
 
-def test_what_is_beyond_the_range_becomes_its_end() -> None:
+def test_what_is_beyond_the_range_is_kept_up_to_the_end_of_float8() -> None:
     model = _model()
     quantized = _float8(model)
     (first,) = (node for node in quantized.graph.node if node.op_type == "QuantizeLinear" and node.input[0] == "x")
     (back,) = (node for node in quantized.graph.node if node.input[0] == first.output[0])
     quantized.graph.output.append(helper.make_tensor_value_info(back.output[0], TensorProto.FLOAT, None))
-    x = 100 * _calls()[0]["x"]
-    answers = _run(quantized, x)
-    assert all(np.isfinite(answer).all() for answer in answers)
     end = LARGEST * float(_constants(quantized)[first.input[1]])
-    assert np.abs(answers[-1]).max() == pytest.approx(end)
-    assert (np.abs(answers[-1]) == np.abs(answers[-1]).max()).mean() > 0.9
+    for times in (10, 1e4):
+        x = times * _calls()[0]["x"]
+        answers = _run(quantized, x)
+        assert all(np.isfinite(answer).all() for answer in answers)
+        assert np.allclose(answers[-1], np.clip(x, -end, end), rtol=HALF_STEP, atol=end)
+        assert (np.abs(answers[-1]) == np.float32(end)).mean() == pytest.approx((np.abs(x) >= end).mean(), abs=0.02)
+    assert (np.abs(x) >= end).mean() > 0.9
+
+
+@pytest.mark.parametrize("channels", [16, 2048])
+def test_sums_of_convolutions_fit_float16(channels: int) -> None:
+    """TensorRT's kernels keep sums of quantized values in float16; with the whole of float8's range they overflowed."""
+    rng = np.random.default_rng(0)
+    weight = np.abs(rng.normal(size=(16, channels, 3, 3))).astype(np.float32)
+    x = np.ones((1, channels, 3, 3), np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"], "conv")],
+        "sums",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 16, 1, 1])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    quantized = to_8_bit(model, calibrate(model, [{"x": x}], "max"), kind="float8")
+    constants = _constants(quantized)
+    (activation,) = (float(constants[n.input[1]]) for n in quantized.graph.node if n.input[0] == "x")
+    rounded, scale = _stored_weights(quantized)["w"]
+    # All inputs at the end of what was calibrated, where they meet weights of one sign.
+    sums = (rounded / scale).sum(axis=(1, 2, 3)) / activation
+    assert (sums < (1 + HALF_STEP) * LARGEST_SUM).all()
+    assert sums.max() > LARGEST_SUM / 2
+    assert LARGEST * (rounded / np.abs(rounded).max() * LARGEST).sum(axis=(1, 2, 3)).min() > 65504
+    assert _error(_run(quantized, x), _run(model, x)) < HALF_STEP
 
 
 def test_nodes_that_are_kept_stay_as_they_are() -> None:

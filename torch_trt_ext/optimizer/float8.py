@@ -17,6 +17,13 @@ __all__ = ["suits_float8", "to_float8"]
 _LARGEST = 448.0
 _LARGEST_INTEGER = 127.0
 
+#: What the largest value of an activation becomes. Float8 has all its bits of mantissa down to a 512th of that.
+_LARGEST_ACTIVATION = 8.0
+
+#: What a convolution of such activations may add up to: TensorRT 10.6 keeps its sums in float16 before they get their
+#: scales, which ends at 65504. The rest is for activations that calibration has not seen.
+_LARGEST_SUM = 32768.0
+
 #: The first version of the format with float8.
 _IR_VERSION = 9
 
@@ -57,8 +64,9 @@ def to_float8(quantized: onnx.ModelProto, model: onnx.ModelProto, least_scale: f
 
     Weights get whole pairs, too, which TensorRT has kernels for.
 
-    Scales take ranges to that of float8, as far as float16 has them exactly: weights mean the same with scales in
-    float16. None is below ``least_scale``, since float8 has exponents enough for a range that does not reach as far.
+    Scales take ranges to a part of float8's: a floating-point number is as precise there, and sums stay within float16.
+    They are such as float16 has exactly: weights mean the same with scales in float16. None is below ``least_scale``,
+    since float8 has exponents enough for a range that does not reach as far.
 
     Args:
         quantized: symmetric, with weights stored in 8 bits, at an opset with float8.
@@ -71,16 +79,21 @@ def to_float8(quantized: onnx.ModelProto, model: onnx.ModelProto, least_scale: f
     # Pairs that the model had before are its own affair.
     known = {name for node in model.graph.node for name in node.output}
     added = [node for node in quantized.graph.node if node.op_type in _PAIR and node.output[0] not in known]
-    for name in {node.input[1] for node in added}:
-        tensors[name].CopyFrom(numpy_helper.from_array(_scale(numpy_helper.to_array(tensors[name]), least_scale), name))
     for name in {node.input[2] for node in added}:
         tensors[name].CopyFrom(_tensor(np.zeros(tuple(tensors[name].dims), np.float32), name))
-    for node in added:
-        stored = tensors.get(node.input[0])
-        # A weight that several products share is stored once.
-        if stored is not None and stored.name == node.input[0]:
-            weight = numpy_helper.to_array(exact[stored.name.removesuffix(_QUANTIZED)]).astype(np.float32)
-            _store_rounded(quantized.graph, stored, weight, numpy_helper.to_array(tensors[node.input[1]]), node)
+    weights = {
+        name: _array(exact[name.removesuffix(_QUANTIZED)]) for node in added if (name := node.input[0]) in tensors
+    }
+    convolved = {node.input[1] for node in quantized.graph.node if node.op_type == "Conv"}
+    for node in {node.input[1]: node for node in added}.values():
+        scale = tensors[node.input[1]]
+        if node.input[0] in weights:
+            wanted = _weight_scale(weights[node.input[0]], scale, node, is_convolved=node.output[0] in convolved)
+        else:
+            wanted = _array(scale) * np.float32(_LARGEST_INTEGER / _LARGEST_ACTIVATION)
+        scale.CopyFrom(numpy_helper.from_array(_in_float16(wanted, least_scale), scale.name))
+    for name, node in {node.input[0]: node for node in added if node.input[0] in weights}.items():
+        _store_rounded(quantized.graph, tensors[name], weights[name], _array(tensors[node.input[1]]), node)
     eight_bit = {name for node in added for name in (node.output if node.op_type == _PAIR[0] else node.input[:1])}
     for info in quantized.graph.value_info:
         if info.name in eight_bit:
@@ -98,17 +111,42 @@ def _store_rounded(
 
     TensorRT 10.6 takes weights in float8 themselves, too, but computes their convolutions in float16 then.
     """
-    axes = {attribute.name: attribute.i for attribute in dequantizer.attribute if attribute.name == "axis"}
-    divisor = _along(scale, axes.get("axis", 1), weight.ndim)
-    rounded = numpy_helper.to_array(_tensor(weight / divisor, stored.name)).astype(np.float32) * divisor
+    axis = _axis(dequantizer)
+    divisor = _along(scale, axis, weight.ndim)
+    rounded = _array(_tensor(weight / divisor, stored.name)) * divisor
     name = stored.name
     stored.CopyFrom(numpy_helper.from_array(rounded.astype(np.float32), name.removesuffix(_QUANTIZED) + _ROUNDED))
     inputs = [stored.name, *dequantizer.input[1:]]
-    graph.node.insert(0, helper.make_node("QuantizeLinear", inputs, [name], f"{name}_QuantizeLinear", **axes))
+    quantizer = helper.make_node("QuantizeLinear", inputs, [name], f"{name}_QuantizeLinear")
+    quantizer.attribute.extend(dequantizer.attribute)
+    graph.node.insert(0, quantizer)
 
 
-def _scale(scale: npt.NDArray[np.float32], least: float) -> npt.NDArray[np.float32]:
-    wanted = np.maximum(scale * np.float32(_LARGEST_INTEGER / _LARGEST), np.float32(least))
+def _weight_scale(
+    weight: npt.NDArray[np.float32], scale: TensorProto, dequantizer: NodeProto, *, is_convolved: bool
+) -> npt.NDArray[np.float32]:
+    """The scale of each channel of a weight, or of all of it, like the one for integers in shape."""
+    ndim, axis = weight.ndim, _axis(dequantizer) % weight.ndim
+    others = tuple(dim for dim in range(ndim) if dim != axis)
+    wanted = np.abs(weight).max(axis=others) / _LARGEST
+    if is_convolved:
+        wanted = np.maximum(wanted, np.abs(weight).sum(axis=others) * (_LARGEST_ACTIVATION / _LARGEST_SUM))
+    by_channel: npt.NDArray[np.float32] = wanted.astype(np.float32)
+    return by_channel if scale.dims and scale.dims[0] > 1 else by_channel.max().reshape(tuple(scale.dims))
+
+
+def _axis(node: NodeProto) -> int:
+    """Of a pair's node: the dimension with the channels that scales are for."""
+    return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+
+
+def _array(tensor: TensorProto) -> npt.NDArray[np.float32]:
+    array: npt.NDArray[np.float32] = numpy_helper.to_array(tensor).astype(np.float32)
+    return array
+
+
+def _in_float16(scale: npt.NDArray[np.float32], least: float) -> npt.NDArray[np.float32]:
+    wanted = np.maximum(scale, np.float32(least))
     with np.errstate(over="ignore"):
         rounded = wanted.astype(np.float16).astype(np.float32)
     # What is beyond float16 stays in float32 altogether.
