@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torch_trt_ext.config import Config
-from torch_trt_ext.optimizer import observation, subgraphs, whole_model
+from torch_trt_ext.optimizer import candidates, observation, subgraphs, whole_model
 from torch_trt_ext.optimizer.optimize import optimize
 
 pytest.importorskip("openvino")
@@ -64,6 +64,72 @@ def test_subgraphs_with_much_of_the_compute_are_not_idle(
     found = subgraphs.find_idle([subgraph], session, 1, 100.0, torch.device("cpu"), {}, flops)
     assert list(found) == ([7] if idle else [])
     assert not subgraphs.find_idle([subgraph], session, 1, 10.0, torch.device("cpu"), {}, flops)
+
+
+@pytest.mark.parametrize(("engine_ms", "kept"), [(0.5, True), (0.95, False)])
+def test_engines_save_a_share_of_the_model_s_time(
+    engine_ms: float, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subgraphs, "_quick", lambda _call, _device: 2.0)
+    session: Any = SimpleNamespace(values={4: SimpleNamespace(count=4)})
+
+    def make(nodes: list[int]) -> Any:
+        return SimpleNamespace(
+            index=nodes[0], nodes=nodes, inputs=[], outputs=[4], with_data=[True], calls=[[]], least_saving_ms=0.0
+        )
+
+    light, heavy = make([1]), make([2])
+    flops = {1: 1.0, 2: 999.0}
+    assert not subgraphs.find_idle([light, heavy], session, 1, 40.0, torch.device("cpu"), {}, flops)
+    # 1 % of 40 ms, of which each of four calls has its part.
+    assert light.least_saving_ms == pytest.approx(0.1)
+    assert heavy.least_saving_ms == 0
+
+    def compare_latency(*_args: Any, **_options: Any) -> Any:
+        return {"torch": SimpleNamespace(median_ms=1.0), "engine": SimpleNamespace(median_ms=engine_ms)}
+
+    monkeypatch.setattr(candidates, "compare_latency", compare_latency)
+    for subgraph in (light, heavy):
+        candidate: Any = SimpleNamespace(subgraph=subgraph, rejected="")
+        candidates.time_against_torch(candidate, Config(), torch.device("cpu"))
+        assert (candidate.rejected == "") == (kept or subgraph is heavy)
+    if not kept:
+        candidate.subgraph = light
+        config = Config()
+        candidates.time_against_torch(candidate, config, torch.device("cpu"))
+        assert (
+            candidate.rejected == "its engine saves 0.05 ms a call, less than the 0.1 that are 1 % of the model's time"
+        )
+        candidate.rejected, config.timing.compare = "", False
+        candidates.time_against_torch(candidate, config, torch.device("cpu"))
+        assert not candidate.rejected
+
+
+def test_subgraphs_are_timed_without_a_fuser_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def quick(_call: Any, _device: Any) -> float:
+        if torch._C._jit_texpr_fuser_enabled():
+            raise RuntimeError("Global alloc not supported yet")
+        return 0.1
+
+    monkeypatch.setattr(subgraphs, "_quick", quick)
+    subgraph: Any = SimpleNamespace(index=7, nodes=[1], inputs=[], outputs=[4], with_data=[True], calls=[[]])
+    session: Any = SimpleNamespace(values={4: SimpleNamespace(count=1)})
+    assert list(subgraphs.find_idle([subgraph], session, 1, 100.0, torch.device("cpu"), {}, {1: 0.0})) == [7]
+
+
+def test_what_was_compiled_with_the_fuser_runs_without_what_was_compiled() -> None:
+    seen = []
+
+    def measure() -> str:
+        seen.append((torch._C._jit_texpr_fuser_enabled(), torch._C._get_graph_executor_optimize()))
+        if torch._C._get_graph_executor_optimize():
+            raise RuntimeError("Global alloc not supported yet")
+        return "measured"
+
+    before = torch._C._jit_texpr_fuser_enabled()
+    assert observation.despite_fuser(measure) == ("measured", "Global alloc not supported yet")
+    assert seen == [(before, True), (False, True), (False, False)]
+    assert torch._C._get_graph_executor_optimize()
 
 
 def test_models_are_timed_without_a_fuser_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,7 +178,7 @@ def test_search_goes_on_with_twice_as_many(cancelling: Any) -> None:
     assert tried == []
 
 
-def test_search_counts_with_what_engines_lose_beyond_rounding(cancelling: Any) -> None:
+def test_search_counts_with_what_engines_lose_beyond_rounding(cancelling: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rounding, _ = cancelling
     nodes = [node for node, _ in rounding.ranking()]
     after = {count: rounding.loss_of(nodes[count:]) for count in range(len(nodes))}
@@ -203,6 +203,15 @@ def test_search_counts_with_what_engines_lose_beyond_rounding(cancelling: Any) -
     tried.clear()
     assert not sensitivity.search(rounding, limit, engines_that_lose(1e3, limit), 1e3 * after[0])
     assert tried == [2]
+    # Of 8 bits rounding knows a part only, so that it goes on, and finds engines that lose little of the rest.
+    monkeypatch.setattr(Rounding, "knows_a_part", True)
+    tried.clear()
+    assert not sensitivity.search(rounding, limit, engines_that_lose(1e3, limit), 1e3 * after[0])
+    assert tried == [2, 3]
+    tried.clear()
+    assert sensitivity.search(rounding, limit, engines_that_lose(1.6, limit), 1e3 * after[0])
+    assert tried == [2, 3]
+    monkeypatch.undo()
     # An overflow says nothing of how much more engines lose.
     tried.clear()
     assert sensitivity.search(rounding, limit, lambda back: tried.append(len(back)), float("inf"))

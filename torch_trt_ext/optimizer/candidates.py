@@ -150,6 +150,13 @@ def time_against_torch(candidate: Candidate, config: Config, device: torch.devic
             f"its engine is {speedup:.2f} times as fast, less than min_speedup {timing.min_speedup:g}: "
             f"{candidate.engine_latency.median_ms:.3g} ms against {candidate.torch_latency.median_ms:.3g} ms in PyTorch"
         )
+        return
+    saved_ms = candidate.torch_latency.median_ms - candidate.engine_latency.median_ms
+    if timing.compare and saved_ms < subgraph.least_saving_ms:
+        candidate.rejected = (
+            f"its engine saves {saved_ms:.3g} ms a call, less than the {subgraph.least_saving_ms:.3g} that are 1 % of "
+            "the model's time"
+        )
 
 
 def make_replacement(candidate: Candidate, *, keep_fallback: bool) -> torch.jit.ScriptModule:

@@ -97,12 +97,12 @@ def despite_fuser(measure: Callable[[], T]) -> tuple[T, str]:
         return measure(), ""
     except Exception as error:  # whatever the model's code raises
         problem = what_failed(error)
-    try:
-        with _texpr_fuser_off():
+    with _texpr_fuser_off():
+        try:
             return measure(), problem
-    except Exception:  # what was compiled with the fuser before still has its kernels
-        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-            return measure(), problem
+        except Exception:  # what was compiled with the fuser before still has its kernels
+            with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+                return measure(), problem
 
 
 @contextlib.contextmanager

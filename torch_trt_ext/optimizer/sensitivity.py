@@ -69,6 +69,11 @@ class Rounding:
         return len(self._nodes)
 
     @property
+    def knows_a_part(self) -> bool:
+        """Whether engines lose by more than rounding: those in 8 bits by calibrated ranges and by shortcuts, too."""
+        return self._precision in EIGHT_BIT
+
+    @property
     def most(self) -> int:
         """How many may go back."""
         return int(sum(error > 0 for _, error in self.ranking()) * _MOST_NODES)
@@ -133,7 +138,8 @@ def search(
     """Gives nodes more bits until the real engines are accurate: as few as rounding says, then at least twice as many.
 
     Engines may lose more than rounding says, since some of their kernels add up in few bits. How much more is measured
-    with every engine, and rounding has to keep within a limit that is smaller by that.
+    with every engine, and rounding has to keep within a limit that is smaller by that. Where it cannot, one engine is
+    built to see whether all of it is gone with the nodes that rounding names; in 8 bits more, with twice as many each.
 
     Args:
         rounding: of what is not accurate.
@@ -158,8 +164,8 @@ def search(
                 if 0 < said < measured < float("inf"):
                     excess = max(excess, measured / said)
             back = rounding.back(limit / excess, at_least)
-            if back is None and not count:
-                # What is lost may be of another kind, and be gone with the nodes that rounding names.
+            if back is None and (not count or rounding.knows_a_part):
+                # What is lost beyond that may be of another kind, and be gone with the nodes that rounding names.
                 back = rounding.back(limit, at_least)
         if back is None or len(back) == count:
             return False

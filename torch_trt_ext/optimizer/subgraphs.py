@@ -62,6 +62,7 @@ class Subgraph:
         model: in ONNX, float32.
         engine_inputs: which of the inputs the ONNX model has.
         ranges: shapes of these, one mapping a profile.
+        least_saving_ms: how much faster than PyTorch a call of its engine has to be to be worth its room.
     """
 
     index: int
@@ -77,6 +78,7 @@ class Subgraph:
     model: onnx.ModelProto | None = None
     engine_inputs: list[int] = field(default_factory=list)
     ranges: ShapeRanges = ()
+    least_saving_ms: float = 0.0
 
     @property
     def data_outputs(self) -> list[int]:
@@ -407,7 +409,8 @@ def find_idle(
     """Which subgraphs take so little of the model that no engine is worth its building, with the reason.
 
     Those do that take next to nothing of its time and of its floating-point operations: a model may spend most of its
-    time on the host, in loops over detections say, and will not when these are mended.
+    time on the host, in loops over detections say, and will not when these are mended. Others that take next to nothing
+    of its operations learn how much time their engines have to save.
 
     Args:
         subgraphs: with recorded calls.
@@ -430,6 +433,7 @@ def find_idle(
         if key not in known_ms:
             known_ms[key], _ = observation.despite_fuser(functools.partial(_quick, caller(subgraph), device))
         part_ms = calls * known_ms[key]
+        subgraph.least_saving_ms = _MIN_SHARE * whole_ms / calls if calls else 0.0
         if part_ms < _MIN_SHARE * whole_ms:
             idle[subgraph.index] = (
                 f"is in a subgraph that takes {part_ms:.3g} of the model's {whole_ms:.3g} ms, too little for an engine"
