@@ -306,6 +306,28 @@ def test_positions_counted_on_the_cpu_are_in_the_engine_unless_given(gives: bool
         torch.testing.assert_close(got, want, atol=2e-2, rtol=2e-2)
 
 
+class LayersOfOneInput(nn.Module):
+    """Two linear layers of the same input, which torch's own freezing joins on a GPU, and an activation in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x).relu_() * self.second(x).sigmoid_())
+
+
+def test_layers_of_one_input_are_one_engine(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = LayersOfOneInput().eval().cuda(), torch.rand(8, 64, device="cuda")
+    optimized, _, report = torch_trt_ext.optimize(
+        torch.jit.script(model), "o1", device_type="gpu", config=make_config(tmp_path), test_data=[(x,)]
+    )
+    assert len(report["engines"]) == 1
+    assert report["coverage"]["operators"] == report["coverage"]["operators_total"]
+    check(without_tf32(model, x), optimized(x))
+
+
 @pytest.mark.parametrize("choice", ["on", "off"])
 def test_cuda_graphs_are_used_as_the_config_says(choice: str, tmp_path: Path) -> None:
     case = build_case("resnet18", "cuda", size=(64, 64))
