@@ -516,6 +516,19 @@ def test_empty_parts_are_dropped_along_the_axis_only() -> None:
     assert kinds == [("Relu", ["b"]), ("Concat", ["c", "d"]), ("Relu", ["wide"])]
 
 
+def test_operators_of_others_stay_whatever_they_are_called() -> None:
+    model = parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 18, "other" : 1]> g (float[2,0] a, float[2,3] b) => (float[N,M] y) {
+            joined = other.Concat (a, b)
+            pads = Constant <value = int64[4] {0, 0, 0, 0}> ()
+            padded = other.Pad (joined, pads)
+            y = Relu (padded)
+        }"""
+    )
+    kinds = [(node.domain, node.op_type) for node in fold_shapes(model).graph.node if node.op_type != "Constant"]
+    assert kinds == [("other", "Concat"), ("other", "Pad"), ("", "Relu")]
+
+
 def test_what_is_dropped_is_not_read_in_branches() -> None:
     folded = _folded_text(
         """g (float[2,3] x, bool c) => (float[2,3] y) {

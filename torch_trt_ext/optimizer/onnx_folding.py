@@ -106,9 +106,9 @@ def _drop_idle(model: onnx.ModelProto, shapes: dict[str, list[int]], known: dict
     kept = []
     for node in model.graph.node:
         _rename(node, replaced)
-        if node.op_type == "Concat":
+        if node.op_type == "Concat" and not node.domain:
             _drop_empty_parts(node, shapes)
-        if node.output[0] not in outputs and _is_idle(node, shapes, known):
+        if not node.domain and node.output[0] not in outputs and _is_idle(node, shapes, known):
             replaced[node.output[0]] = node.input[0]
         else:
             kept.append(node)
