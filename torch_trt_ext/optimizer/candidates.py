@@ -151,8 +151,9 @@ def time_against_torch(candidate: Candidate, config: Config, device: torch.devic
             f"{candidate.engine_latency.median_ms:.3g} ms against {candidate.torch_latency.median_ms:.3g} ms in PyTorch"
         )
         return
+    # Who allows slower engines wants them for something else.
     saved_ms = candidate.torch_latency.median_ms - candidate.engine_latency.median_ms
-    if timing.compare and saved_ms < subgraph.least_saving_ms:
+    if timing.compare and timing.min_speedup >= 1 and saved_ms < subgraph.least_saving_ms:
         candidate.rejected = (
             f"its engine saves {saved_ms:.3g} ms a call, less than the {subgraph.least_saving_ms:.3g} that are 1 % of "
             "the model's time"

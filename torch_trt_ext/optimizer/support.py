@@ -192,13 +192,17 @@ def find_border_crossings(
     for node, own in inside:
         shared = own & crossing if touching else own
         if shared and (not node.kind.startswith("prim::") or node.kind in _STRUCTURE):
-            word = "gives" if shared & set(node.outputs) else "takes"
-            found[node.id] = _elsewhere(word, values[min(shared)], target)
-    return found or dict.fromkeys(members, _elsewhere("is in a subgraph that passes", values[min(crossing)], target))
+            reason = _gives_elsewhere if shared & set(node.outputs) else _takes_elsewhere
+            found[node.id] = reason(values[min(shared)], target)
+    return found or dict.fromkeys(members, f"is in a subgraph that {_takes_elsewhere(values[min(crossing)], target)}")
 
 
-def _elsewhere(word: str, record: ValueRecord, target: str) -> str:
-    return f"{word} a tensor on {record.device}, and the engine's are on {target}"
+def _gives_elsewhere(record: ValueRecord, target: str) -> str:
+    return f"gives a tensor on {record.device}, and the engine's are on {target}"
+
+
+def _takes_elsewhere(record: ValueRecord, target: str) -> str:
+    return f"takes a tensor on {record.device}, and the engine's are on {target}"
 
 
 def _find_made_elsewhere(nodes: Sequence[NodeInfo], values: Mapping[int, ValueRecord], target: str) -> set[int]:
@@ -229,7 +233,7 @@ def _unsupported(node: NodeInfo, values: Mapping[int, ValueRecord], target: str,
         if record.dtype not in _ENGINE_DTYPES:
             return f"gives a tensor of dtype {_word(record.dtype)}, which engines do not compute in"
         if not record.device.startswith(target) and value not in elsewhere:
-            return _elsewhere("gives", record, target)
+            return _gives_elsewhere(record, target)
         if target == "cpu" and record.dtype == "Long" and node.kind in _GROWING_INTEGERS and not _is_small(node):
             return "computes in int64, and the CPU engine only in int32"
     for value in node.inputs:
@@ -239,7 +243,7 @@ def _unsupported(node: NodeInfo, values: Mapping[int, ValueRecord], target: str,
         if record.dtype not in _ENGINE_DTYPES or not record.consistent:
             return f"takes a tensor of dtype {_word(record.dtype)}, which engines do not compute in"
         if not record.device.startswith(target) and value not in elsewhere:
-            return _elsewhere("takes", record, target)
+            return _takes_elsewhere(record, target)
     return ""
 
 
