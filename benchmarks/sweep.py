@@ -99,13 +99,14 @@ def _environment(job: int, args: argparse.Namespace) -> dict[str, str]:
 
 def _run(name: str, job: int, turns: Path, args: argparse.Namespace) -> Results:
     environment = _environment(job, args) if args.jobs > 1 else dict(os.environ)
-    if args.device == "gpu" and args.jobs > 1:
+    takes_turns = args.device == "gpu" and args.jobs > 1
+    if takes_turns:
         turns = turns / environment["CUDA_VISIBLE_DEVICES"]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "one.json"
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.sweep", "--one", name, "--device", args.device]
         command += ["--out", str(out), "--max-seconds", str(args.max_seconds)]
-        command += ["--turns", str(turns)] if args.device == "gpu" and args.jobs > 1 else []
+        command += ["--turns", str(turns)] if takes_turns else []
         command += ["--cache", str(args.cache)] if args.cache else []
         command += [] if args.builder_level is None else ["--builder-level", str(args.builder_level)]
         try:

@@ -16,7 +16,7 @@ from torch_trt_ext.optimizer.accuracy import Comparison, compare
 from torch_trt_ext.optimizer.engine_builder import BuiltEngine, Precision
 from torch_trt_ext.optimizer.latency import Latency, compare_latency
 from torch_trt_ext.optimizer.observation import despite_fuser
-from torch_trt_ext.optimizer.subgraphs import Subgraph, SubgraphFactory, caller
+from torch_trt_ext.optimizer.subgraphs import MIN_SHARE, Subgraph, SubgraphFactory, caller
 
 #: How many times as fast CUDA graphs must be to be used: they take memory, and differences below this are noise.
 _GRAPHS_PAY = 1.01
@@ -155,8 +155,8 @@ def time_against_torch(candidate: Candidate, config: Config, device: torch.devic
     saved_ms = candidate.torch_latency.median_ms - candidate.engine_latency.median_ms
     if timing.compare and timing.min_speedup >= 1 and saved_ms < subgraph.least_saving_ms:
         candidate.rejected = (
-            f"its engine saves {saved_ms:.3g} ms a call, less than the {subgraph.least_saving_ms:.3g} that are 1 % of "
-            "the model's time"
+            f"its engine saves {saved_ms:.3g} ms a call, less than the {subgraph.least_saving_ms:.3g} that are "
+            f"{100 * MIN_SHARE:g} % of the model's time"
         )
 
 

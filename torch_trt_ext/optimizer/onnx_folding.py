@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from torch_trt_ext.optimizer.onnx_names import names_read
+from torch_trt_ext.optimizer.onnx_names import names_read, subgraphs
 
 #: What exporters compute shapes with.
 _SHAPE_OPERATORS = {
@@ -118,13 +118,13 @@ def _drop_idle(model: onnx.ModelProto, shapes: dict[str, list[int]], known: dict
 
 
 def _rename(node: onnx.NodeProto, names: dict[str, str]) -> None:
-    """Gives a node, and the branches in it, other inputs."""
+    """Gives a node, and the graphs in it, other inputs."""
     for position, name in enumerate(node.input):
         node.input[position] = names.get(name, name)
-    for attribute in node.attribute:
-        for inner in attribute.g.node:
+    for graph in subgraphs(node):
+        for inner in graph.node:
             _rename(inner, names)
-        for output in attribute.g.output:
+        for output in graph.output:
             output.name = names.get(output.name, output.name)
 
 

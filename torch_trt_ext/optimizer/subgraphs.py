@@ -31,7 +31,7 @@ from torch_trt_ext.optimizer.reference import exact
 from torch_trt_ext.optimizer.script_module import wrap
 
 #: Share of the model's time, and of its floating-point operations, below which a subgraph gets no engine.
-_MIN_SHARE = 0.01
+MIN_SHARE = 0.01
 
 #: Largest finite numbers.
 _LARGEST = {
@@ -426,15 +426,15 @@ def find_idle(
     for subgraph in subgraphs:
         if not subgraph.calls:
             continue
-        if sum(flops[node] for node in subgraph.nodes) > _MIN_SHARE * total:
+        if sum(flops[node] for node in subgraph.nodes) > MIN_SHARE * total:
             continue
         calls = max(session.values[value].count for value in subgraph.outputs) / observed_items
         key = _key_of(subgraph)
         if key not in known_ms:
             known_ms[key], _ = observation.despite_fuser(functools.partial(_quick, caller(subgraph), device))
         part_ms = calls * known_ms[key]
-        subgraph.least_saving_ms = _MIN_SHARE * whole_ms / calls if calls else 0.0
-        if part_ms < _MIN_SHARE * whole_ms:
+        subgraph.least_saving_ms = MIN_SHARE * whole_ms / calls if calls else 0.0
+        if part_ms < MIN_SHARE * whole_ms:
             idle[subgraph.index] = (
                 f"is in a subgraph that takes {part_ms:.3g} of the model's {whole_ms:.3g} ms, too little for an engine"
             )

@@ -113,11 +113,11 @@ def find_unsupported(
         plugin_operators: operators that engines have plugins for, by name.
     """
     names = occurrences(nodes)
-    target = device_name(device_type)
+    target = _device_name(device_type)
     elsewhere = _find_made_elsewhere(nodes, session.values, target)
     unsupported = {}
     for node in nodes:
-        if node.kind.startswith("prim::") and node.kind not in _STRUCTURE:
+        if not _is_judged(node):
             continue
         reason = (
             _denied(node, names[node.id], partition)
@@ -127,6 +127,11 @@ def find_unsupported(
         if reason:
             unsupported[node.id] = reason
     return unsupported
+
+
+def _is_judged(node: NodeInfo) -> bool:
+    """Whether a node may be at fault: operators, and what holds them together, but not what has roles of its own."""
+    return not node.kind.startswith("prim::") or node.kind in _STRUCTURE
 
 
 def _denied(node: NodeInfo, name: str, partition: PartitionConfig) -> str:
@@ -152,7 +157,7 @@ def _without_form(kind: str, plugin_operators: Mapping[str, PluginOperator]) -> 
     return f"{reason}, and CPU engines no TensorRT plugins such as '{plugin.plugin}'" if plugin else reason
 
 
-def device_name(device_type: DeviceType) -> str:
+def _device_name(device_type: DeviceType) -> str:
     """What torch calls the devices that an engine's tensors are on, without the number of one."""
     return "cuda" if device_type == "gpu" else "cpu"
 
@@ -176,7 +181,7 @@ def find_border_crossings(
     Returns:
         Reasons by node number: for those that take or give such a tensor, and for all that depend on these for theirs.
     """
-    target = device_name(device_type)
+    target = _device_name(device_type)
     away = {number for number, record in values.items() if not record.device.startswith(target)}
     crossing = away & set(border)
     if not crossing:
@@ -191,7 +196,7 @@ def find_border_crossings(
     # Through a list nobody takes a tensor by its number.
     for node, own in inside:
         shared = own & crossing if touching else own
-        if shared and (not node.kind.startswith("prim::") or node.kind in _STRUCTURE):
+        if shared and _is_judged(node):
             reason = _gives_elsewhere if shared & set(node.outputs) else _takes_elsewhere
             found[node.id] = reason(values[min(shared)], target)
     return found or dict.fromkeys(members, f"is in a subgraph that {_takes_elsewhere(values[min(crossing)], target)}")
