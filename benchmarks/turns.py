@@ -12,12 +12,17 @@ import functools
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import torch
+
 from torch_trt_ext.optimizer import latency
+
+#: Calls of each that is timed before the others are stopped: in these TorchScript compiles, which may take long.
+FIRST_CALLS = 3
 
 #: What others gave the GPU to do before they were stopped has ended after this many seconds.
 _DRAIN_SECONDS = 0.05
@@ -55,14 +60,20 @@ def wake(folder: Path) -> None:
             _signal_others(folder, signal.SIGCONT)
 
 
-def _alone(folder: Path, timed: Callable[..., Any], *args: Any, **options: Any) -> Any:
+def _alone(
+    folder: Path, timed: Callable[..., Any], calls: Mapping[str, Callable[[], object]], **options: Any
+) -> Any:
+    with torch.no_grad():
+        for call in calls.values():
+            for _ in range(FIRST_CALLS):
+                call()
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         (folder / _HOLDER).write_text(str(os.getpid()))
         try:
             _signal_others(folder, signal.SIGSTOP)
             time.sleep(_DRAIN_SECONDS)
-            return timed(*args, **options)
+            return timed(calls, **options)
         finally:
             _signal_others(folder, signal.SIGCONT)
             (folder / _HOLDER).unlink(missing_ok=True)
