@@ -20,6 +20,7 @@ from torch import Tensor
 from torch_trt_ext.optimizer.messages import first_line
 from torch_trt_ext.optimizer.onnx_folding import fold_shapes
 from torch_trt_ext.optimizer.onnx_names import names_read
+from torch_trt_ext.optimizer.onnx_repeats import cut_repeats
 from torch_trt_ext.optimizer.onnx_written_out import WRITTEN_OUT, NotWrittenOut, take_weights
 from torch_trt_ext.optimizer.plugin_operators import PLUGIN_DOMAIN, NoPlugin, PluginNode, PluginOperator
 
@@ -120,7 +121,7 @@ def export(
         raise ExportError(first_line(error), _operator_in(str(error))) from error
     model = onnx.load_from_string(buffer.getvalue())
     _put_constants(model, dict(zip(weight_names, weights, strict=True)))
-    return fold_shapes(_tidied(model))
+    return cut_repeats(fold_shapes(_tidied(model)))
 
 
 def lower_case_equation(equation: str) -> str:
