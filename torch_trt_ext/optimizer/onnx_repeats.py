@@ -20,7 +20,7 @@ _BROADCASTING = {"Add", "And", "Div", "Equal", "Greater", "Less", "Max", "Min", 
 
 
 def cut_repeats(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Cuts constants that are the same along their first dimension to one of it, where broadcasting gives back the rest.
+    """Cuts constants that are the same along their first dimension, where broadcasting gives back what is gone.
 
     Args:
         model: it is not changed. Where its shapes cannot be inferred, it comes back as it is.
