@@ -3,9 +3,10 @@
     python -m benchmarks.sweep --device cpu --out sweep_cpu.json [--models torchvision:resnet18,...] [--jobs 1]
     python -m benchmarks.sweep --table sweep_cpu.json sweep_h200.json
 
-Each model runs in a process of its own, so that one that crashes or takes too long costs nobody else's results; what is
-in the file already is not run again. Several may share a GPU, since building is work for the processor: one that takes
-a time has the GPU for itself. Weights are random: what is said of errors is about rounding, not about accuracy.
+Models run in other processes than this, so that one that crashes or takes too long costs nobody else's results; what
+is in the file already is not run again. A few processes may share a GPU: one that takes a time has it for itself. Many
+gain nothing, since it works for one of them at a time. Weights are random: what is said of errors is about rounding,
+not about accuracy.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import contextlib
+import gc
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -31,6 +34,7 @@ from benchmarks import zoo
 from benchmarks.optimizing import quiet_config
 from benchmarks.results import Results, header, what, write
 from benchmarks.turns import take_turns, wake
+from torch_trt_ext.builders.tensorrt_build import keep_builders
 
 #: Goals of the table.
 MAX_ENGINES = 3
@@ -87,46 +91,117 @@ def optimize_one(name: str, device: str, max_seconds: float, cache: Path | None,
     }
 
 
-def _environment(job: int, args: argparse.Namespace) -> dict[str, str]:
+class _Worker:
+    """A process that optimizes one model after the other, and is another one after each that fails or takes too long.
+
+    Args:
+        job: its number.
+        turns: folder for the turns of those that share a GPU.
+        args: of the command line.
+    """
+
+    def __init__(self, job: int, turns: Path, args: argparse.Namespace) -> None:
+        self._args = args
+        self._environment = dict(os.environ)
+        self._turns: Path | None = None
+        if args.jobs > 1:
+            self._environment |= _share(job, args)
+            if args.device == "gpu":
+                self._turns = turns / self._environment["CUDA_VISIBLE_DEVICES"]
+        self._process: subprocess.Popen[str] | None = None
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed in close()
+
+    def optimize(self, name: str) -> Results:
+        """What became of a model."""
+        if self._process is None:
+            self._start()
+        found = self._ask(name)
+        if found["status"] == "failed":
+            # It is not known in what state the process is.
+            self._stop()
+        return found
+
+    def close(self) -> None:
+        """Ends the process, for good."""
+        self._stop()
+        self._errors.close()
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+        if self._turns is not None:
+            wake(self._turns)
+
+    def _command(self) -> list[str]:
+        args = self._args
+        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.sweep", "--worker", "--device", args.device]
+        command += ["--max-seconds", str(args.max_seconds)]
+        command += ["--turns", str(self._turns)] if self._turns else []
+        command += ["--cache", str(args.cache)] if args.cache else []
+        command += [] if args.builder_level is None else ["--builder-level", str(args.builder_level)]
+        return command
+
+    def _start(self) -> None:
+        self._errors.seek(0)
+        self._errors.truncate()
+        self._process = subprocess.Popen(
+            self._command(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env=self._environment,
+        )
+
+    def _ask(self, name: str) -> Results:
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            print(name, file=process.stdin, flush=True)
+        if not select.select([process.stdout], [], [], self._args.limit)[0]:
+            return {"status": "failed", "reason": f"took longer than {self._args.limit:.0f} s"}
+        answer = process.stdout.readline()
+        if answer:
+            found: Results = json.loads(answer)
+            return found
+        status = process.wait()
+        self._errors.seek(0)
+        last = self._errors.read().strip().splitlines()[-1:] or ["nothing on stderr"]
+        return {"status": "failed", "reason": f"ended with status {status}: {last[0][:300]}"}
+
+
+def _share(job: int, args: argparse.Namespace) -> dict[str, str]:
     """What a process gets of the machine: its share of the cores, and one of the GPUs that this process sees."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs))}
+    share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs))}
     if args.device == "gpu":
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         gpus = visible.split(",") if visible else [str(gpu) for gpu in range(torch.cuda.device_count())]
-        environment["CUDA_VISIBLE_DEVICES"] = gpus[job % len(gpus)]
-    return environment
+        share["CUDA_VISIBLE_DEVICES"] = gpus[job % len(gpus)]
+    return share
 
 
-def _run(name: str, job: int, turns: Path, args: argparse.Namespace) -> Results:
-    environment = _environment(job, args) if args.jobs > 1 else dict(os.environ)
-    takes_turns = args.device == "gpu" and args.jobs > 1
-    if takes_turns:
-        turns = turns / environment["CUDA_VISIBLE_DEVICES"]
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "one.json"
-        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.sweep", "--one", name, "--device", args.device]
-        command += ["--out", str(out), "--max-seconds", str(args.max_seconds)]
-        command += ["--turns", str(turns)] if takes_turns else []
-        command += ["--cache", str(args.cache)] if args.cache else []
-        command += [] if args.builder_level is None else ["--builder-level", str(args.builder_level)]
-        try:
-            done = subprocess.run(
-                command,
-                timeout=args.limit,
-                capture_output=True,
-                text=True,
-                check=False,
-                env=environment,
-            )
-        except subprocess.TimeoutExpired:
-            return {"status": "failed", "reason": f"took longer than {args.limit:.0f} s"}
-        finally:
-            wake(turns)
-        if out.exists():
-            found: Results = json.loads(out.read_text())
-            return found
-        last = done.stderr.strip().splitlines()[-1:] or ["nothing on stderr"]
-        return {"status": "failed", "reason": f"ended with status {done.returncode}: {last[0][:300]}"}
+def _work(args: argparse.Namespace) -> None:
+    """What a worker does: for each name on stdin a line of JSON on stdout."""
+    # What models and libraries print goes elsewhere.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    with contextlib.ExitStack() as stack:
+        if args.turns:
+            stack.enter_context(take_turns(args.turns))
+        if args.device == "gpu":
+            stack.enter_context(keep_builders())
+        for line in sys.stdin:
+            try:
+                result = optimize_one(line.strip(), args.device, args.max_seconds, args.cache, args.builder_level)
+            except Exception as error:  # whatever it is, it belongs in the table
+                result = {"status": "failed", "reason": what(error)}
+            print(json.dumps(result), file=answers, flush=True)
+            gc.collect()
+            torch.cuda.empty_cache()
 
 
 def sweep(args: argparse.Namespace) -> None:
@@ -138,16 +213,17 @@ def sweep(args: argparse.Namespace) -> None:
     lock = threading.Lock()
 
     def work(job: int, turns: Path) -> None:
-        while True:
-            with lock:
-                name = next(waiting, None)
-            if name is None:
-                return
-            found = _run(name, job, turns, args)
-            with lock:
-                models[name] = found
-                print(_row(name, found), file=sys.stderr, flush=True)
-                write(args.out, results)
+        with contextlib.closing(_Worker(job, turns, args)) as worker:
+            while True:
+                with lock:
+                    name = next(waiting, None)
+                if name is None:
+                    return
+                found = worker.optimize(name)
+                with lock:
+                    models[name] = found
+                    print(_row(name, found), file=sys.stderr, flush=True)
+                    write(args.out, results)
 
     with tempfile.TemporaryDirectory() as turns, concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         for done in [pool.submit(work, job, Path(turns)) for job in range(args.jobs)]:
@@ -218,22 +294,17 @@ def main() -> None:
     parser.add_argument(
         "--jobs", type=int, default=1, help="models at once, each with its share of the cores, on the GPUs in turn"
     )
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--turns", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.table:
         print(table(args.table))
         return
+    if args.worker:
+        _work(args)
+        return
     if args.out is None:
         parser.error("--out is needed")
-    if args.one:
-        try:
-            with take_turns(args.turns) if args.turns else contextlib.nullcontext():
-                result = optimize_one(args.one, args.device, args.max_seconds, args.cache, args.builder_level)
-        except Exception as error:  # whatever it is, it belongs in the table
-            result = {"status": "failed", "reason": what(error)}
-        write(args.out, result)
-        return
     wanted = [name for name in args.models.split(",") if name]
     args.models = [name for name in zoo.names() if not wanted or _is_among(name, wanted)]
     sweep(args)

@@ -60,9 +60,7 @@ def wake(folder: Path) -> None:
             _signal_others(folder, signal.SIGCONT)
 
 
-def _alone(
-    folder: Path, timed: Callable[..., Any], calls: Mapping[str, Callable[[], object]], **options: Any
-) -> Any:
+def _alone(folder: Path, timed: Callable[..., Any], calls: Mapping[str, Callable[[], object]], **options: Any) -> Any:
     with torch.no_grad():
         for call in calls.values():
             for _ in range(FIRST_CALLS):

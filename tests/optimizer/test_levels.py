@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 import torch_trt_ext
 from torch_trt_ext import Config
-from torch_trt_ext.optimizer import quantization, subgraphs, trials
+from torch_trt_ext.optimizer import candidates, quantization, subgraphs, trials
 from torch_trt_ext.optimizer.accuracy import compare
 
 pytest.importorskip("openvino")
@@ -68,6 +69,34 @@ def test_engine_is_in_8_bits_and_stays_so_when_saved() -> None:
         assert torch.equal(torch.jit.load(buffer)(x), answer)
         # The engine is not used for shapes that it was not made for.
         assert torch.allclose(optimized(x[:1]), model(x[:1]), atol=1e-4)
+
+
+@pytest.mark.parametrize(("gain", "precision"), [(1.5, "int8"), (1.0, "float32"), (0.5, "float32")])
+def test_8_bits_have_to_be_faster_than_more(gain: float, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = candidates.compare_latency
+
+    def compare_latency(calls: dict[str, Any], **options: Any) -> dict[str, Any]:
+        if "few" not in calls:
+            return real(calls, **options)
+        for call in calls.values():
+            call()
+        return {"few": SimpleNamespace(median_ms=2.0), "more": SimpleNamespace(median_ms=2.0 * gain)}
+
+    monkeypatch.setattr(candidates, "compare_latency", compare_latency)
+    config = Config()
+    config.precision.engine_precision = "float32"
+    config.cache.enabled = config.progress = False
+    # Whether they are faster than PyTorch is not the question.
+    config.timing.min_speedup = 1e-6
+    data = images(40)
+    _, _, report = torch_trt_ext.optimize(
+        Network().eval(), "o2", "cpu", config=config, test_data=data[:1], calib_data=data
+    )
+    (engine,) = report["engines"]
+    assert engine["precision"] == precision
+    why = f"its engine in int8 takes 2 ms a call, the one in float32 {2 * gain:.3g}"
+    assert engine["not_in"] == ({} if precision == "int8" else {"int8": why})
+    assert report["optimizations"][0]["name"] == ("PtOpenVINOPassInt8" if precision == "int8" else "PtOpenVINOPassFp32")
 
 
 def test_weights_take_a_quarter() -> None:

@@ -18,8 +18,9 @@ from torch_trt_ext.optimizer.latency import Latency, compare_latency
 from torch_trt_ext.optimizer.observation import despite_fuser
 from torch_trt_ext.optimizer.subgraphs import MIN_SHARE, Subgraph, SubgraphFactory, caller
 
-#: How many times as fast CUDA graphs must be to be used: they take memory, and differences below this are noise.
-_GRAPHS_PAY = 1.01
+#: How many times as fast something must be that costs memory, as CUDA graphs, or accuracy, as 8 bits: differences below
+#: this are noise.
+_PAYS = 1.01
 
 
 @dataclass
@@ -120,7 +121,7 @@ def choose_cuda_graphs(candidate: Candidate, config: Config, device: torch.devic
             runs=config.timing.subgraph_timed_runs,
             max_seconds=config.timing.max_seconds,
         )
-        engine.set_cuda_graphs(latencies["graphs"].median_ms * _GRAPHS_PAY < latencies["none"].median_ms)
+        engine.set_cuda_graphs(latencies["graphs"].median_ms * _PAYS < latencies["none"].median_ms)
     else:
         engine.set_cuda_graphs(True)
 
@@ -158,6 +159,22 @@ def time_against_torch(candidate: Candidate, config: Config, device: torch.devic
             f"its engine saves {saved_ms:.3g} ms a call, less than the {subgraph.least_saving_ms:.3g} that are "
             f"{100 * MIN_SHARE:g} % of the model's time"
         )
+
+
+def why_no_gain(candidate: Candidate, other: Candidate, config: Config, device: torch.device) -> str:
+    """Times an engine in turn with one of the same subgraph in more bits; why it gains nothing, empty if it does."""
+    call, timing = candidate.subgraph.calls[0], config.timing
+    latencies = compare_latency(
+        {"few": lambda: engine_call(candidate, call), "more": lambda: engine_call(other, call)},
+        device=device,
+        warmup=timing.subgraph_warmup_runs,
+        runs=timing.subgraph_timed_runs,
+        max_seconds=timing.max_seconds,
+    )
+    few, more = latencies["few"].median_ms, latencies["more"].median_ms
+    if few * _PAYS < more:
+        return ""
+    return f"its engine in {candidate.precision} takes {few:.3g} ms a call, the one in {other.precision} {more:.3g}"
 
 
 def make_replacement(candidate: Candidate, *, keep_fallback: bool) -> torch.jit.ScriptModule:

@@ -22,6 +22,7 @@ from torch_trt_ext.optimizer.candidates import (
     make_replacement,
     time_against_torch,
     verify,
+    why_no_gain,
 )
 from torch_trt_ext.optimizer.engine_builder import EngineBuilder, Level, Precision
 from torch_trt_ext.optimizer.messages import first_line
@@ -161,6 +162,8 @@ class Trials:
             # One in 8 bits that is slow, or fails, says nothing of those with more.
             if not candidate.inaccurate and not (candidate.rejected and precision in EIGHT_BIT):
                 break
+        if candidate is not None and not candidate.rejected and candidate.precision in EIGHT_BIT:
+            candidate = self._unless_no_gain(candidate, refused)
         noted = self._refused.setdefault(subgraph.index, {})
         noted.update(refused)
         if candidate is None:
@@ -172,6 +175,28 @@ class Trials:
         if candidate.rejected:
             candidate.rejected = _together(refused)
         return candidate
+
+    def _unless_no_gain(self, candidate: Candidate, refused: dict[Precision, str]) -> Candidate:
+        """An engine in 8 bits, or the one with more, which is more accurate, where that is as fast.
+
+        Args:
+            candidate: the engine in 8 bits.
+            refused: gets the reason why it is not the one.
+        """
+        ladder = self._builder.ladder(self._level)
+        wider = ladder[ladder.index(candidate.precision) + 1]
+        if not self._config.timing.compare:
+            return candidate
+        other = self._built(functools.partial(build, self._factory, candidate.subgraph, wider))
+        if isinstance(other, str):
+            return candidate
+        self._judge(other)
+        problem = "" if other.rejected else why_no_gain(candidate, other, self._config, self._device)
+        if not problem:
+            return candidate
+        self._say(f"{candidate.subgraph.name}: {problem}; so that is kept")
+        refused[candidate.precision] = problem
+        return other
 
     def _mend(self, candidate: Candidate) -> Candidate:
         """Gives an inaccurate engine more nodes with more bits; the last one built."""
