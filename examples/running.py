@@ -173,26 +173,31 @@ def print_rows(rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def write_summary(out: Path, place: Place, summary: Mapping[str, Any], checks: Sequence[Check]) -> Path:
+    """Writes ``summary.json``; an example that takes long may do so after each part."""
+    contents = {
+        "device": place.device_type,
+        "engine": place.engine,
+        **summary,
+        "checks": [{**vars(check), "passed": check.passed} for check in checks],
+        "passed": all(check.passed for check in checks),
+        "environment": environment(),
+    }
+    path = out / "summary.json"
+    path.write_text(json.dumps(contents, indent=2) + "\n")
+    return path
+
+
 def conclude(out: Path, place: Place, summary: Mapping[str, Any], checks: Sequence[Check]) -> int:
     """Writes ``summary.json``, says what failed.
 
     Returns:
         The process's exit status: 0 when every check passed.
     """
-    passed = all(check.passed for check in checks)
-    contents = {
-        "device": place.device_type,
-        "engine": place.engine,
-        **summary,
-        "checks": [{**vars(check), "passed": check.passed} for check in checks],
-        "passed": passed,
-        "environment": environment(),
-    }
-    path = out / "summary.json"
-    path.write_text(json.dumps(contents, indent=2) + "\n")
+    path = write_summary(out, place, summary, checks)
     for check in checks:
         if not check.passed:
             required = "at least" if check.at_least else "at most"
             print(f"FAILED: {check.what} must be {required} {check.limit:g}, got {check.value:g}", file=sys.stderr)
     print(f"\n{sum(check.passed for check in checks)} of {len(checks)} checks passed. Wrote {path}.")
-    return 0 if passed else 1
+    return 0 if all(check.passed for check in checks) else 1

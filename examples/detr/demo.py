@@ -34,6 +34,7 @@ from examples.running import (
     run_on_file,
     save_optimized,
     use_one_thread,
+    write_summary,
 )
 from torch_trt_ext.builders.onnx_openvino import native_precision
 
@@ -250,6 +251,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     say(3, f"Making {len(selected)} files with engines; running each in a fresh process, {effort.rounds} rounds")
     results: list[dict[str, Any]] = []
+    summary = {
+        "example": "detr",
+        "small": args.small,
+        "rounds": effort.rounds,
+        "calibration_images": effort.calibration,
+        "plain": plain,
+        "optimized": results,
+    }
     checks: list[Check] = []
     rows = [
         ("shapes", "precision", "ms a call", "images/s", "PyTorch, ms", "error of scores", "of boxes", "same class")
@@ -292,19 +301,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if (shapes, precision) == selected[0]:
             slowest = layer_table(layers)
+        write_summary(args.out, place, summary, checks)
 
     say(4, "Comparing with PyTorch")
     print_rows(rows)
     print(f"\nThe slowest layers, {', '.join(selected[0])} ({effort.profiled} rounds):")
     print("\n".join(slowest))
-    summary = {
-        "example": "detr",
-        "small": args.small,
-        "rounds": effort.rounds,
-        "calibration_images": effort.calibration,
-        "plain": plain,
-        "optimized": results,
-    }
     return conclude(args.out, place, summary, checks)
 
 

@@ -328,6 +328,36 @@ def test_layers_of_one_input_are_one_engine(tmp_path: Path) -> None:
     check(without_tf32(model, x), optimized(x))
 
 
+class Queries(nn.Module):
+    """Layers that add the same to every item of a batch before products with weights, as DETR's do."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.queries = nn.Parameter(torch.randn(1, 10, 64))
+        self.layers = nn.ModuleList(nn.ModuleList(nn.Linear(64, 64) for _ in range(4)) for _ in range(layers))
+        self.norm = nn.LayerNorm(64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        queries = self.queries.repeat(x.shape[0], 1, 1)
+        for query, key, value, out in self.layers:
+            weights = (query(x + queries) @ key(x + queries).transpose(1, 2) / 8).softmax(-1)
+            x = self.norm(x + out(weights @ value(x)))
+        return x
+
+
+def test_what_is_added_to_each_item_of_a_batch_is_right(tmp_path: Path) -> None:
+    model, x = Queries(6).eval().cuda(), torch.randn(4, 10, 64, device="cuda")
+    config = make_config(tmp_path)
+    config.prefer = "trace"
+    config.precision.engine_precision = "float32"
+    optimized, _, report = torch_trt_ext.optimize(model, "o1", "gpu", config=config, test_data=[(x,)])
+    (engine,) = report["engines"]
+    assert engine["precision"] == "float32"
+    with torch.no_grad():
+        assert compare(model(x), optimized(x)).within(1e-4)
+
+
 @pytest.mark.parametrize("choice", ["on", "off"])
 def test_cuda_graphs_are_used_as_the_config_says(choice: str, tmp_path: Path) -> None:
     case = build_case("resnet18", "cuda", size=(64, 64))
