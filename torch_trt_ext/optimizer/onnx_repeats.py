@@ -6,8 +6,6 @@ and TensorRT 10.6 gives wrong answers where several layers add such a constant b
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import onnx
 from onnx import numpy_helper
@@ -28,39 +26,49 @@ def cut_repeats(model: onnx.ModelProto) -> onnx.ModelProto:
     Returns:
         A model with the same inputs, outputs and answers.
     """
-    try:
-        shapes = fixed_shapes(onnx.shape_inference.infer_shapes(model).graph)
-    except Exception:  # protobuf's limit of 2 GB, or operators that onnx does not know
-        return model
-    cut = onnx.ModelProto()
-    cut.CopyFrom(model)
     constants = {
         node.output[0]: attribute.t
-        for node in cut.graph.node
+        for node in model.graph.node
         if node.op_type == "Constant"
         for attribute in node.attribute
         if attribute.name == "value"
     }
-    reads = Counter(name for node in cut.graph.node for name in names_read(node))
-    reads.update(output.name for output in cut.graph.output)
-    repeated: Counter[str] = Counter()
-    for node in cut.graph.node:
-        if node.op_type not in _BROADCASTING or node.domain:
-            continue
-        for name in set(node.input) & constants.keys():
-            others = [shapes.get(other, []) for other in node.input if other not in constants]
+    repeated = {name for name in constants.keys() - _read_otherwise(model) if _is_repeated(constants[name])}
+    if not repeated:
+        return model
+    try:
+        shapes = fixed_shapes(onnx.shape_inference.infer_shapes(model).graph)
+    except Exception:  # protobuf's limit of 2 GB, or operators that onnx does not know
+        return model
+    for node in model.graph.node:
+        # A constant that is cut as well gives nothing back.
+        others = [shapes.get(name, []) for name in node.input if name not in constants]
+        for name in repeated.intersection(node.input):
             dims = list(constants[name].dims)
-            if any(len(shape) == len(dims) > 1 and shape[0] == dims[0] > 1 for shape in others):
-                repeated[name] += list(node.input).count(name)
-    for name, count in repeated.items():
-        values = numpy_helper.to_array(constants[name])
-        # Who else reads it may want all of it.
-        if count == reads[name] and _is_same(values):
-            constants[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values[:1]), constants[name].name))
+            if not any(len(shape) == len(dims) and shape[0] == dims[0] for shape in others):
+                repeated.discard(name)
+    cut = onnx.ModelProto()
+    cut.CopyFrom(model)
+    for node in cut.graph.node:
+        if node.output[0] in repeated:
+            (attribute,) = node.attribute
+            values = numpy_helper.to_array(attribute.t)
+            attribute.t.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values[:1]), attribute.t.name))
     return cut
 
 
-def _is_same(values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> bool:
-    """Whether all that lies along the first dimension is the same, bit by bit."""
-    first = values[:1].tobytes()
-    return all(values[item : item + 1].tobytes() == first for item in range(1, len(values)))
+def _read_otherwise(model: onnx.ModelProto) -> set[str]:
+    """Names of all that others read than operators that broadcast."""
+    found = {output.name for output in model.graph.output}
+    for node in model.graph.node:
+        if node.domain or node.op_type not in _BROADCASTING:
+            found.update(names_read(node))
+    return found
+
+
+def _is_repeated(constant: onnx.TensorProto) -> bool:
+    """Whether all that lies along the first of several dimensions is the same, bit by bit."""
+    if len(constant.dims) < 2 or constant.dims[0] < 2:
+        return False
+    first, *others = (item.tobytes() for item in numpy_helper.to_array(constant))
+    return all(item == first for item in others)

@@ -36,6 +36,9 @@ from torch_trt_ext.optimizer.whole_model import WholeModel
 _WIDER = {"int8": "16 bits", "float8": "16 bits", "float16": "float32", "bfloat16": "float32"}
 
 
+_UNBUILDABLE = "its engine cannot be built: "
+
+
 def _go_back(nodes: dict[int, str], precision: Precision) -> str:
     return f"{len(nodes)} nodes go back to {_WIDER[precision]}"
 
@@ -142,7 +145,6 @@ class Trials:
             The engine that was built last; None where none could be.
         """
         candidate: Candidate | None = None
-        failures: dict[Precision, str] = {}
         refused: dict[Precision, str] = {}
         ladder = self._builder.ladder(self._level)
         for precision in ladder[ladder.index(first) :]:
@@ -150,8 +152,7 @@ class Trials:
                 self._say(f"{subgraph.name}: {list(refused.values())[-1]}; so {precision} is tried")
                 built = self._built(functools.partial(build, self._factory, subgraph, precision))
             if isinstance(built, str):
-                failures[precision] = built
-                refused[precision] = f"its engine cannot be built: {built}"
+                refused[precision] = _UNBUILDABLE + built
                 continue
             self._judge(built)
             if built.inaccurate and candidate is None and may_mix(self._builder, precision):
@@ -167,6 +168,7 @@ class Trials:
         noted = self._refused.setdefault(subgraph.index, {})
         noted.update(refused)
         if candidate is None:
+            failures = {precision: why.removeprefix(_UNBUILDABLE) for precision, why in refused.items()}
             reason = f"is in a subgraph whose engine cannot be built: {_together(failures)}"
             self._say(f"{subgraph.name} {reason}")
             self._outcome.leave(subgraph.nodes, dict.fromkeys(subgraph.nodes, reason))
