@@ -109,10 +109,13 @@ class _Worker:
             if args.device == "gpu":
                 self._turns = turns / self._environment["CUDA_VISIBLE_DEVICES"]
         self._process: subprocess.Popen[str] | None = None
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed in close()
+        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115, closed in close()
 
     def optimize(self, name: str) -> Results:
         """What became of a model."""
+        # What ended by itself did so while it tidied up after the model before.
+        if self._process is not None and self._process.poll() is not None:
+            self._stop()
         if self._process is None:
             self._start()
         found = self._ask(name)
@@ -160,16 +163,17 @@ class _Worker:
         assert process is not None
         assert process.stdin is not None
         assert process.stdout is not None
+        said = os.fstat(self._errors.fileno()).st_size
         with contextlib.suppress(BrokenPipeError):
             print(name, file=process.stdin, flush=True)
         if not select.select([process.stdout], [], [], self._args.limit)[0]:
             return {"status": "failed", "reason": f"took longer than {self._args.limit:.0f} s"}
         answer = process.stdout.readline()
-        if answer:
+        if answer.endswith("\n"):
             found: Results = json.loads(answer)
             return found
         status = process.wait()
-        self._errors.seek(0)
+        self._errors.seek(said)
         last = self._errors.read().strip().splitlines()[-1:] or ["nothing on stderr"]
         return {"status": "failed", "reason": f"ended with status {status}: {last[0][:300]}"}
 
@@ -199,9 +203,9 @@ def _work(args: argparse.Namespace) -> None:
                 result = optimize_one(line.strip(), args.device, args.max_seconds, args.cache, args.builder_level)
             except Exception as error:  # whatever it is, it belongs in the table
                 result = {"status": "failed", "reason": what(error)}
-            print(json.dumps(result), file=answers, flush=True)
             gc.collect()
             torch.cuda.empty_cache()
+            print(json.dumps(result), file=answers, flush=True)
 
 
 def sweep(args: argparse.Namespace) -> None:
@@ -252,6 +256,14 @@ def _row(name: str, model: Results) -> str:
     )
 
 
+def _counted(what_it_is: str, of_models: Sequence[str]) -> str:
+    """What holds for the models; where they differ, for how many each."""
+    counts = Counter(of_models).most_common()
+    if len(counts) == 1:
+        return f"{what_it_is} {counts[0][0]}"
+    return f"{what_it_is}s " + ", ".join(f"{value} for {count}" for value, count in counts)
+
+
 def table(paths: Sequence[Path]) -> str:
     """The Markdown of results files."""
     lines = []
@@ -260,12 +272,13 @@ def table(paths: Sequence[Path]) -> str:
         models: dict[str, Results] = results["models"]
         covered = sum(map(is_covered, models.values()))
         where = results["environment"]["gpu"] if results["device"] == "gpu" else results["environment"]["cpu"]
+        own_commit = results["environment"]["commit"] or "unknown"
         lines += [
             f"## {where}",
             "",
             f"{covered} of {len(models)} models have at most {MAX_ENGINES} engines with at least "
-            f"{100 * MIN_COMPUTE:.0f} % of the compute. `{results['command']}`, commit "
-            f"{(results['environment']['commit'] or 'unknown')[:7]}.",
+            f"{100 * MIN_COMPUTE:.0f} % of the compute. `{results['command']}`, "
+            f"{_counted('commit', [model.get('commit', own_commit)[:7] for model in models.values()])}.",
             "",
             f"| {' | '.join(_COLUMNS)} |",
             f"|{'---|' * len(_COLUMNS)}",

@@ -173,14 +173,16 @@ def print_rows(rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def write_summary(out: Path, place: Place, summary: Mapping[str, Any], checks: Sequence[Check]) -> Path:
-    """Writes ``summary.json``; an example that takes long may do so after each part."""
+def write_summary(
+    out: Path, place: Place, summary: Mapping[str, Any], checks: Sequence[Check], *, finished: bool = False
+) -> Path:
+    """Writes ``summary.json``; an example that takes long does so after each part, before it has finished."""
     contents = {
         "device": place.device_type,
         "engine": place.engine,
         **summary,
         "checks": [{**vars(check), "passed": check.passed} for check in checks],
-        "passed": all(check.passed for check in checks),
+        "passed": finished and all(check.passed for check in checks),
         "environment": environment(),
     }
     path = out / "summary.json"
@@ -194,7 +196,7 @@ def conclude(out: Path, place: Place, summary: Mapping[str, Any], checks: Sequen
     Returns:
         The process's exit status: 0 when every check passed.
     """
-    path = write_summary(out, place, summary, checks)
+    path = write_summary(out, place, summary, checks, finished=True)
     for check in checks:
         if not check.passed:
             required = "at least" if check.at_least else "at most"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import torch_trt_ext
 from torch_trt_ext import Config
-from torch_trt_ext.optimizer import candidates, quantization, subgraphs, trials
+from torch_trt_ext.optimizer import candidates, quantization, subgraphs, trials, whole_model
 from torch_trt_ext.optimizer.accuracy import compare
 
 pytest.importorskip("openvino")
@@ -71,8 +71,8 @@ def test_engine_is_in_8_bits_and_stays_so_when_saved() -> None:
         assert torch.allclose(optimized(x[:1]), model(x[:1]), atol=1e-4)
 
 
-@pytest.mark.parametrize(("gain", "precision"), [(1.5, "int8"), (1.0, "float32"), (0.5, "float32")])
-def test_8_bits_have_to_be_faster_than_more(gain: float, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def optimize_timed(monkeypatch: pytest.MonkeyPatch, few_ms: float, more_ms: float, **arguments: Any) -> Any:
+    """The report on a network whose engines in 8 and in more bits take times that are made up."""
     real = candidates.compare_latency
 
     def compare_latency(calls: dict[str, Any], **options: Any) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def test_8_bits_have_to_be_faster_than_more(gain: float, precision: str, monkeyp
             return real(calls, **options)
         for call in calls.values():
             call()
-        return {"few": SimpleNamespace(median_ms=2.0), "more": SimpleNamespace(median_ms=2.0 * gain)}
+        return {"few": SimpleNamespace(median_ms=few_ms), "more": SimpleNamespace(median_ms=more_ms)}
 
     monkeypatch.setattr(candidates, "compare_latency", compare_latency)
     config = Config()
@@ -89,14 +89,72 @@ def test_8_bits_have_to_be_faster_than_more(gain: float, precision: str, monkeyp
     # Whether they are faster than PyTorch is not the question.
     config.timing.min_speedup = 1e-6
     data = images(40)
+    model = arguments.pop("model", None) or Network()
     _, _, report = torch_trt_ext.optimize(
-        Network().eval(), "o2", "cpu", config=config, test_data=data[:1], calib_data=data
+        model.eval(), "o2", "cpu", config=config, test_data=data[:1], calib_data=data, **arguments
     )
+    return report
+
+
+@pytest.mark.parametrize(("more_ms", "precision"), [(3.0, "int8"), (2.0, "float32"), (1.0, "float32")])
+def test_8_bits_have_to_be_faster_than_more(more_ms: float, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = optimize_timed(monkeypatch, 2.0, more_ms)
     (engine,) = report["engines"]
     assert engine["precision"] == precision
-    why = f"its engine in int8 takes 2 ms a call, the one in float32 {2 * gain:.3g}"
+    why = f"its engine in int8 takes 2 ms a call, the one in float32 {more_ms:g}"
     assert engine["not_in"] == ({} if precision == "int8" else {"int8": why})
-    assert report["optimizations"][0]["name"] == ("PtOpenVINOPassInt8" if precision == "int8" else "PtOpenVINOPassFp32")
+    # The report is that of what is kept, limits and all.
+    int8, float32 = ("PtOpenVINOPassInt8", 0.1), ("PtOpenVINOPassFp32", 0.02)
+    found = report["optimizations"][0]["name"], report["accuracy"]["max_relative_error"]
+    assert found == (int8 if precision == "int8" else float32)
+
+
+def test_8_bits_that_the_model_goes_back_in_have_to_be_faster_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds: list[Any] = []
+    real = whole_model.WholeModel.why_inaccurate
+
+    def why_inaccurate(self: Any, optimized: Any) -> str:
+        rounds.append(self._outcome.precision)
+        return "not yet" if len(rounds) == 1 else real(self, optimized)
+
+    monkeypatch.setattr(whole_model.WholeModel, "why_inaccurate", why_inaccurate)
+    report = optimize_timed(monkeypatch, 2.0, 1.0)
+    (engine,) = report["engines"]
+    # The engine that nodes went back in, then the one with more bits.
+    assert rounds == ["int8", "int8", "float32"]
+    assert engine["precision"] == "float32"
+    assert "of its nodes went back to 16 bits" in report["diagnosis"]["message"]
+
+
+def test_8_bits_stay_where_the_model_needs_them_or_nothing_else_can_be_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[float] = []
+
+    def metric(_: Any) -> float:
+        # Of the original, of the engines in 8 bits, of those with more.
+        measured.append([0.9, 0.895, 0.5][len(measured)])
+        return measured[-1]
+
+    report = optimize_timed(monkeypatch, 2.0, 1.0, metric=metric)
+    (engine,) = report["engines"]
+    assert (engine["precision"], engine["not_in"]) == ("int8", {})
+    assert report["accuracy"]["metric"]["optimized"] == 0.895
+    assert measured == [0.9, 0.895, 0.5]
+
+    def fail(*_arguments: Any) -> str:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(trials, "why_no_gain", fail)
+    assert optimize_timed(monkeypatch, 2.0, 1.0)["engines"][0]["precision"] == "int8"
+
+
+def test_models_with_engines_in_more_bits_are_held_to_their_limit() -> None:
+    config = Config()
+    config.accuracy.max_relative_error_8bit = 1e-6
+    config.accuracy.max_model_relative_error_8bit = 1.0
+    config.accuracy.max_model_relative_error = 1e-9
+    _, report = optimize(Network(), config=config)
+    assert report["engines"] == []
+    assert "more than the limit of 1.00e-09" in report["diagnosis"]["message"]
 
 
 def test_weights_take_a_quarter() -> None:

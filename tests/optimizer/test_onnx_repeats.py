@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -12,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 import torch_trt_ext
+from torch_trt_ext.optimizer.engine_builder import OpenVINOBuilder
 from torch_trt_ext.optimizer.onnx_repeats import cut_repeats
 
 FLOAT = onnx.TensorProto.FLOAT
@@ -76,9 +79,39 @@ def test_masks_are_cut_also_where_they_are_broadcast_in_other_dimensions() -> No
     check_same(model, cut)
 
 
+def test_a_batch_may_come_second() -> None:
+    sequence = np.repeat(np.arange(12, dtype=np.float32).reshape(3, 1, 4), 2, axis=1)
+    model = model_of([helper.make_node("Add", ["x", "c"], ["y"])], {"c": sequence})
+    cut = cut_repeats(model)
+    assert dims_of(cut, "c") == [3, 1, 4]
+    check_same(model, cut)
+    # Queries for each item, and the same for each place.
+    everywhere = np.broadcast_to(np.arange(4, dtype=np.float32), (3, 2, 4))
+    model = model_of([helper.make_node("Add", ["x", "c"], ["y"])], {"c": everywhere})
+    cut = cut_repeats(model)
+    assert dims_of(cut, "c") == [1, 1, 4]
+    check_same(model, cut)
+
+
+def test_other_dimensions_may_be_open() -> None:
+    value = helper.make_tensor_value_info("x", FLOAT, [3, 2, "n"])
+    model = model_of([helper.make_node("Add", ["x", "c"], ["y"])], {"c": np.array([[[1.0], [2.0]]] * 3, np.float32)})
+    model.graph.input[0].CopyFrom(value)
+    cut = cut_repeats(model)
+    assert dims_of(cut, "c") == [1, 2, 1]
+    check_same(model, cut)
+
+
+def test_one_number_for_each_channel_stays() -> None:
+    # What is looked for as a bias; [3, 1, 1] is no batch's beside [3, 2, 4] either.
+    nodes = [helper.make_node("Mul", ["x", "scale"], ["y"])]
+    for scale in (np.ones((1, 2, 1), np.float32), np.ones((3, 1, 1), np.float32)):
+        assert dims_of(cut_repeats(model_of(nodes, {"scale": scale})), "scale") == list(scale.shape)
+
+
 def test_not_a_number_is_the_same_as_itself() -> None:
     model = model_of([helper.make_node("Add", ["x", "c"], ["y"])], {"c": np.full((3, 2, 4), np.nan, np.float32)})
-    assert dims_of(cut_repeats(model), "c") == [1, 2, 4]
+    assert dims_of(cut_repeats(model), "c") == [1, 1, 4]
 
 
 @pytest.mark.parametrize("batch", ["n", 3])
@@ -96,7 +129,7 @@ def test_what_differs_between_items_stays() -> None:
     values[2, 1, 3] += 1
     # 0 and -0 are equal, and yet not the same.
     zeros = np.zeros((3, 2, 4), np.float32)
-    zeros[1] = -0.0
+    zeros[1, 0] = -0.0
     nodes = [helper.make_node("Add", ["x", "c"], ["s"]), helper.make_node("Div", ["s", "z"], ["y"])]
     cut = cut_repeats(model_of(nodes, {"c": values, "z": zeros}))
     assert dims_of(cut, "c") == dims_of(cut, "z") == [3, 2, 4]
@@ -153,8 +186,17 @@ class Queries(nn.Module):
         return x
 
 
-def test_batched_model_answers_right() -> None:
+def test_batched_model_answers_right(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino")
+    constants: list[list[int]] = []
+    real = OpenVINOBuilder.build
+
+    def build(self: Any, model: onnx.ModelProto, *args: Any) -> Any:
+        nodes = [node for node in model.graph.node if node.op_type == "Constant"]
+        constants.extend(list(node.attribute[0].t.dims) for node in nodes)
+        return real(self, model, *args)
+
+    monkeypatch.setattr(OpenVINOBuilder, "build", build)
     torch.manual_seed(0)
     model, x = Queries().eval(), torch.randn(4, 10, 16)
     config = torch_trt_ext.Config()
@@ -162,4 +204,5 @@ def test_batched_model_answers_right() -> None:
     config.timing.compare = False
     optimized, _, report = torch_trt_ext.optimize(model, "o1", "cpu", config=config, test_data=[(x,)])
     assert len(report["engines"]) == 1
+    assert [shape for shape in constants if len(shape) == 3] == [[1, 10, 16]] * 4
     torch.testing.assert_close(optimized(x), model(x), rtol=1e-4, atol=1e-5)

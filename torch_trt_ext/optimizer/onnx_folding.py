@@ -64,7 +64,7 @@ def fold_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
             inferred = onnx.shape_inference.infer_shapes(model)
         except Exception:  # protobuf's limit of 2 GB, or operators that onnx does not know
             return model
-        shapes = fixed_shapes(inferred.graph)
+        shapes = _fixed_shapes(inferred.graph)
         known: dict[str, NDArray[Any]] = {}
         folded = _folded(model, shapes, known)
         dropped = _drop_idle(folded, shapes, known)
@@ -157,8 +157,7 @@ def _is_idle(node: onnx.NodeProto, shapes: dict[str, list[int]], known: dict[str
     )
 
 
-def fixed_shapes(graph: onnx.GraphProto) -> dict[str, list[int]]:
-    """The shapes of a graph's values, by name, where each dimension is a number."""
+def _fixed_shapes(graph: onnx.GraphProto) -> dict[str, list[int]]:
     shapes = {}
     for value in [*graph.input, *graph.value_info, *graph.output]:
         tensor = value.type.tensor_type

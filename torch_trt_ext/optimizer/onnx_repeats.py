@@ -6,19 +6,23 @@ and TensorRT 10.6 gives wrong answers where several layers add such a constant b
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
-from torch_trt_ext.optimizer.onnx_folding import fixed_shapes
 from torch_trt_ext.optimizer.onnx_names import names_read
 
-#: Operators that repeat an input whose first dimension is 1.
+#: Operators that repeat an input in whose dimensions of size 1 another one has more.
 _BROADCASTING = {"Add", "And", "Div", "Equal", "Greater", "Less", "Max", "Min", "Mul", "Or", "Pow", "Sub", "Where"}
+
+#: Where a batch may be: first, or second after a sequence.
+_BATCH_AXES = (0, 1)
 
 
 def cut_repeats(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Cuts constants that are the same along their first dimension, where broadcasting gives back what is gone.
+    """Cuts constants that are the same along a batch's dimension, where broadcasting gives back what is gone.
 
     Args:
         model: it is not changed. Where its shapes cannot be inferred, it comes back as it is.
@@ -33,31 +37,38 @@ def cut_repeats(model: onnx.ModelProto) -> onnx.ModelProto:
         for attribute in node.attribute
         if attribute.name == "value"
     }
-    repeated = {name for name in constants.keys() - _read_otherwise(model) if _is_repeated(constants[name])}
+    repeated = {
+        name: axes for name in constants.keys() - _read_otherwise(model) if (axes := _repeated_axes(constants[name]))
+    }
     if not repeated:
         return model
     try:
-        shapes = fixed_shapes(onnx.shape_inference.infer_shapes(model).graph)
+        sizes = _sizes(onnx.shape_inference.infer_shapes(model).graph)
     except Exception:  # protobuf's limit of 2 GB, or operators that onnx does not know
         return model
     for node in model.graph.node:
-        # A constant that is cut as well gives nothing back.
-        others = [shapes.get(name, []) for name in node.input if name not in constants]
-        for name in repeated.intersection(node.input):
+        # A constant, which may be cut as well, gives nothing back.
+        others = [sizes.get(name, []) for name in node.input if name not in constants]
+        for name in repeated.keys() & set(node.input):
             dims = list(constants[name].dims)
-            if not any(len(shape) == len(dims) and shape[0] == dims[0] for shape in others):
-                repeated.discard(name)
+            repeated[name] = [
+                axis
+                for axis in repeated[name]
+                if any(len(shape) == len(dims) and shape[axis] == dims[axis] for shape in others)
+            ]
     cut = onnx.ModelProto()
     cut.CopyFrom(model)
     for node in cut.graph.node:
-        if node.output[0] in repeated:
+        if axes := repeated.get(node.output[0], []):
             (attribute,) = node.attribute
             values = numpy_helper.to_array(attribute.t)
-            attribute.t.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values[:1]), attribute.t.name))
+            for axis in axes:
+                values = values.take([0], axis)
+            attribute.t.CopyFrom(numpy_helper.from_array(values, attribute.t.name))
     return cut
 
 
-def _read_otherwise(model: onnx.ModelProto) -> set[str]:
+def _read_otherwise(model: onnx.ModelProto) -> Collection[str]:
     """Names of all that others read than operators that broadcast."""
     found = {output.name for output in model.graph.output}
     for node in model.graph.node:
@@ -66,9 +77,23 @@ def _read_otherwise(model: onnx.ModelProto) -> set[str]:
     return found
 
 
-def _is_repeated(constant: onnx.TensorProto) -> bool:
-    """Whether all that lies along the first of several dimensions is the same, bit by bit."""
-    if len(constant.dims) < 2 or constant.dims[0] < 2:
-        return False
-    first, *others = (item.tobytes() for item in numpy_helper.to_array(constant))
-    return all(item == first for item in others)
+def _repeated_axes(constant: onnx.TensorProto) -> list[int]:
+    """Along which of a batch's dimensions, but the last, all items of a constant are the same, bit by bit."""
+    axes = [axis for axis in _BATCH_AXES if axis + 1 < len(constant.dims) and constant.dims[axis] > 1]
+    values = numpy_helper.to_array(constant) if axes else np.zeros(())
+    # Older versions of onnx have float32 in the place of types that NumPy lacks.
+    if not axes or helper.np_dtype_to_tensor_dtype(values.dtype) != constant.data_type:
+        return []
+    bits = values.view(f"u{values.itemsize}")
+    found = [axis for axis in axes if (bits == bits.take([0], axis)).all()]
+    # One number for each channel is a bias or a scale, which engine libraries look for by its shape.
+    return [] if values.size == np.prod([values.shape[axis] for axis in found]) else found
+
+
+def _sizes(graph: onnx.GraphProto) -> Mapping[str, list[int]]:
+    """The dimensions of a graph's values, by name, with 0 for those that are open."""
+    return {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in [*graph.input, *graph.value_info, *graph.output]
+        if value.type.tensor_type.HasField("shape")
+    }

@@ -236,18 +236,23 @@ class _Job:
         show_progress = not self._no_progress()
         trials = Trials(factory, outcome, self.device, self.say, level=self.level, show_progress=show_progress)
         problem = ""
-        for precision in self.builder.ladder(self.level):
+        ladder = self.builder.ladder(self.level)
+        while ladder:
             if problem:
-                outcome.remarks.append(f"so {precision} was tried")
-            outcome.precision = precision
-            attempt = trials.run(subgraphs, precision)
+                outcome.remarks.append(f"so {ladder[0]} was tried")
+            outcome.precision = ladder[0]
+            attempt = trials.run(subgraphs, ladder[0])
             if not attempt.accepted:
                 outcome.remarks.append(why_no_engine(outcome))
                 break
+            # All of them may need more.
+            tried = outcome.precision = trials.fewest_bits(attempt)
             problem = whole.why_inaccurate(attempt.module)
-            if problem and may_mix(self.builder, precision):
+            if problem and may_mix(self.builder, outcome.precision):
                 attempt, problem = trials.mend_model(attempt, problem, whole)
             if not problem:
+                attempt = trials.keep_what_pays(attempt, whole)
+                outcome.precision = trials.fewest_bits(attempt)
                 problem = whole.why_slow(attempt.module, used[0])
                 if not problem:
                     return attempt
@@ -255,6 +260,7 @@ class _Job:
                 return None
             self._take_back(attempt, problem, outcome)
             trials.refuse(attempt, problem)
+            ladder = ladder[ladder.index(tried) + 1 :]
         whole.time_original(used[0])
         return None
 

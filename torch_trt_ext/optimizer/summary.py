@@ -60,7 +60,7 @@ class Outcome:
         left: why a node stays in PyTorch, by node number.
         candidates: engines that were built.
         accepted: those that are in the optimized model.
-        precision: what the engines were tried in last.
+        precision: what the engines are in, the fewest bits of them; what was tried last where there are none.
         comparison: the whole model's worst error.
         metric: the user's, where there is one.
         original: latency of the model as it was.
@@ -89,12 +89,6 @@ class Outcome:
             self.left[number] = reasons.get(number, "is in a subgraph that stays, since others of its nodes have to")
 
 
-def _fewest_bits(outcome: Outcome) -> Precision:
-    """The first to be tried of the precisions that engines of the model are in; the last tried where there are none."""
-    found = {candidate.precision for candidate in outcome.accepted}
-    return next((precision for precision in outcome.builder.ladder("o2") if precision in found), outcome.precision)
-
-
 def summarize(outcome: Outcome) -> Report:
     """Makes the report."""
     samples = outcome.samples
@@ -105,7 +99,7 @@ def summarize(outcome: Outcome) -> Report:
     if outcome.nodes:
         measured = outcome.optimized.median_ms if outcome.optimized else original
         status = "effective" if effective else "not effective"
-        passes.append(PassResult(outcome.builder.pass_name(_fewest_bits(outcome)), status, original, measured))  # type: ignore[arg-type]
+        passes.append(PassResult(outcome.builder.pass_name(outcome.precision), status, original, measured))  # type: ignore[arg-type]
     layers = {candidate.subgraph.name: _layer_times(candidate, outcome) for candidate in outcome.accepted}
     return build_report(
         config=outcome.config,

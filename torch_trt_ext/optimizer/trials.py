@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tqdm import tqdm
@@ -128,6 +128,75 @@ class Trials:
         self._outcome.candidates = candidates
         return self._assemble([candidate for candidate in candidates if not candidate.rejected])
 
+    def fewest_bits(self, attempt: Attempt) -> Precision:
+        """The first to be tried of the precisions that an attempt's engines, of which there must be one, are in."""
+        found = {candidate.precision for candidate in attempt.accepted}
+        return next(precision for precision in self._builder.ladder(self._level) if precision in found)
+
+    def keep_what_pays(self, attempt: Attempt, whole: WholeModel) -> Attempt:
+        """An attempt with more bits, which are more accurate, in place of engines in 8 that are no faster.
+
+        Args:
+            attempt: accurate engines.
+            whole: the model, which must stay accurate.
+        """
+        outcome = self._outcome
+        if not self._config.timing.compare:
+            return attempt
+        vain: dict[int, str] = {}
+        chosen = [
+            self._unless_no_gain(candidate, vain) if candidate.precision in EIGHT_BIT else candidate
+            for candidate in attempt.accepted
+        ]
+        if not vain:
+            return attempt
+        changed = self._assemble(chosen)
+        before = outcome.precision, outcome.comparison, outcome.metric.optimized if outcome.metric else None
+        outcome.precision = self.fewest_bits(changed)
+        if problem := whole.why_inaccurate(changed.module):
+            self._say(f"{problem}; so 8 bits are kept where they are no faster, too")
+            outcome.precision, outcome.comparison, value = before
+            if outcome.metric is not None:
+                outcome.metric.optimized = value
+            return attempt
+        taken = {candidate.subgraph.index: candidate for candidate in chosen}
+        outcome.candidates = [taken.get(candidate.subgraph.index, candidate) for candidate in outcome.candidates]
+        for candidate in chosen:
+            if candidate.subgraph.index in vain:
+                noted = self._refused[candidate.subgraph.index]
+                noted[cast(Precision, self._config.precision.eight_bit)] = vain[candidate.subgraph.index]
+                candidate.not_in = {word: why for word, why in noted.items() if word != candidate.precision}
+        return changed
+
+    def _unless_no_gain(self, candidate: Candidate, vain: dict[int, str]) -> Candidate:
+        """An engine in 8 bits, or the next accurate one with more, where that is as fast.
+
+        Args:
+            candidate: the engine in 8 bits.
+            vain: gets the reason why it is not the one, by the number of its subgraph.
+        """
+        ladder = self._builder.ladder(self._level)
+        for wider in ladder[ladder.index(candidate.precision) + 1 :]:
+            other = self._built(functools.partial(build, self._factory, candidate.subgraph, wider))
+            if isinstance(other, str):
+                continue
+            self._judge(other)
+            if other.inaccurate and may_mix(self._builder, wider):
+                other = self._mend(other)
+            if other.inaccurate:
+                continue
+            try:
+                problem = "" if other.rejected else why_no_gain(candidate, other, self._config, self._device)
+            except RuntimeError as error:
+                problem = ""
+                self._say(f"{candidate.subgraph.name} cannot be timed beside {wider}: {first_line(error)}")
+            if problem:
+                self._say(f"{candidate.subgraph.name}: {problem}; so that is kept")
+                vain[candidate.subgraph.index] = problem
+                return other
+            break
+        return candidate
+
     def refuse(self, attempt: Attempt, problem: str) -> None:
         """Notes what is wrong with the model that has an attempt's engines, for those that take their places."""
         for candidate in attempt.accepted:
@@ -163,8 +232,6 @@ class Trials:
             # One in 8 bits that is slow, or fails, says nothing of those with more.
             if not candidate.inaccurate and not (candidate.rejected and precision in EIGHT_BIT):
                 break
-        if candidate is not None and not candidate.rejected and candidate.precision in EIGHT_BIT:
-            candidate = self._unless_no_gain(candidate, refused)
         noted = self._refused.setdefault(subgraph.index, {})
         noted.update(refused)
         if candidate is None:
@@ -177,28 +244,6 @@ class Trials:
         if candidate.rejected:
             candidate.rejected = _together(refused)
         return candidate
-
-    def _unless_no_gain(self, candidate: Candidate, refused: dict[Precision, str]) -> Candidate:
-        """An engine in 8 bits, or the one with more, which is more accurate, where that is as fast.
-
-        Args:
-            candidate: the engine in 8 bits.
-            refused: gets the reason why it is not the one.
-        """
-        ladder = self._builder.ladder(self._level)
-        wider = ladder[ladder.index(candidate.precision) + 1]
-        if not self._config.timing.compare:
-            return candidate
-        other = self._built(functools.partial(build, self._factory, candidate.subgraph, wider))
-        if isinstance(other, str):
-            return candidate
-        self._judge(other)
-        problem = "" if other.rejected else why_no_gain(candidate, other, self._config, self._device)
-        if not problem:
-            return candidate
-        self._say(f"{candidate.subgraph.name}: {problem}; so that is kept")
-        refused[candidate.precision] = problem
-        return other
 
     def _mend(self, candidate: Candidate) -> Candidate:
         """Gives an inaccurate engine more nodes with more bits; the last one built."""
