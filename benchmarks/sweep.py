@@ -256,12 +256,13 @@ def _row(name: str, model: Results) -> str:
     )
 
 
-def _counted(what_it_is: str, of_models: Sequence[str]) -> str:
-    """What holds for the models; where they differ, for how many each."""
-    counts = Counter(of_models).most_common()
+def _commits(results: Results) -> str:
+    """The commit that models were measured at; where some are of another, for how many each."""
+    own = results["environment"]["commit"] or "unknown"
+    counts = Counter(model.get("commit", own)[:7] for model in results["models"].values()).most_common()
     if len(counts) == 1:
-        return f"{what_it_is} {counts[0][0]}"
-    return f"{what_it_is}s " + ", ".join(f"{value} for {count}" for value, count in counts)
+        return f"commit {counts[0][0]}"
+    return "commits " + ", ".join(f"{commit} for {count}" for commit, count in counts)
 
 
 def table(paths: Sequence[Path]) -> str:
@@ -272,13 +273,11 @@ def table(paths: Sequence[Path]) -> str:
         models: dict[str, Results] = results["models"]
         covered = sum(map(is_covered, models.values()))
         where = results["environment"]["gpu"] if results["device"] == "gpu" else results["environment"]["cpu"]
-        own_commit = results["environment"]["commit"] or "unknown"
         lines += [
             f"## {where}",
             "",
             f"{covered} of {len(models)} models have at most {MAX_ENGINES} engines with at least "
-            f"{100 * MIN_COMPUTE:.0f} % of the compute. `{results['command']}`, "
-            f"{_counted('commit', [model.get('commit', own_commit)[:7] for model in models.values()])}.",
+            f"{100 * MIN_COMPUTE:.0f} % of the compute. `{results['command']}`, {_commits(results)}.",
             "",
             f"| {' | '.join(_COLUMNS)} |",
             f"|{'---|' * len(_COLUMNS)}",

@@ -86,7 +86,7 @@ def _input_shape(value: onnx.ValueInfoProto, shape_ranges: ShapeRanges) -> Input
     if not value.type.HasField("tensor_type"):
         kind = value.type.WhichOneof("value")
         raise ValueError(f"input '{name}' of the ONNX graph must be a tensor, got {kind}; pass its tensors one by one")
-    declared = _declared_shape(value.type.tensor_type)
+    declared = declared_shape(value.type.tensor_type)
     given = [profile[name] for profile in shape_ranges if name in profile]
     if not given and declared is not None and None not in declared:
         fixed = tuple(size for size in declared if size is not None)
@@ -117,7 +117,7 @@ def _input_shape(value: onnx.ValueInfoProto, shape_ranges: ShapeRanges) -> Input
     )
 
 
-def _declared_shape(tensor: TypeProto.Tensor) -> tuple[int | None, ...] | None:
+def declared_shape(tensor: TypeProto.Tensor) -> tuple[int | None, ...] | None:
     """The shape in the graph, None for what it leaves open."""
     if not tensor.HasField("shape"):
         return None

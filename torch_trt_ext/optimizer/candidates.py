@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,6 +102,18 @@ def verify(candidate: Candidate, config: Config, *, limited: bool = True) -> Non
         candidate.rejected = f"its engine in {candidate.precision} is not accurate: {worst.explain(limit)}"
 
 
+def _in_turn(calls: Mapping[str, Callable[[], object]], config: Config, device: torch.device) -> dict[str, Latency]:
+    """Times calls of a subgraph, or of engines for it, as the configuration says."""
+    timing = config.timing
+    return compare_latency(
+        calls,
+        device=device,
+        warmup=timing.subgraph_warmup_runs,
+        runs=timing.subgraph_timed_runs,
+        max_seconds=timing.max_seconds,
+    )
+
+
 def choose_cuda_graphs(candidate: Candidate, config: Config, device: torch.device) -> None:
     """Turns the engine's CUDA graphs on where the config says so, or where they are measured to be faster."""
     choice = config.tensorrt.cuda_graphs
@@ -114,13 +126,7 @@ def choose_cuda_graphs(candidate: Candidate, config: Config, device: torch.devic
             engine.set_cuda_graphs(with_graphs)
             engine_call(candidate, call)
 
-        latencies = compare_latency(
-            {"graphs": lambda: run(True), "none": lambda: run(False)},
-            device=device,
-            warmup=config.timing.subgraph_warmup_runs,
-            runs=config.timing.subgraph_timed_runs,
-            max_seconds=config.timing.max_seconds,
-        )
+        latencies = _in_turn({"graphs": lambda: run(True), "none": lambda: run(False)}, config, device)
         engine.set_cuda_graphs(latencies["graphs"].median_ms * _PAYS < latencies["none"].median_ms)
     else:
         engine.set_cuda_graphs(True)
@@ -135,15 +141,7 @@ def time_against_torch(candidate: Candidate, config: Config, device: torch.devic
         "torch": caller(subgraph),
         "engine": lambda: engine_call(candidate, call),
     }
-    latencies, _ = despite_fuser(
-        lambda: compare_latency(
-            calls,
-            device=device,
-            warmup=timing.subgraph_warmup_runs,
-            runs=timing.subgraph_timed_runs,
-            max_seconds=timing.max_seconds,
-        )
-    )
+    latencies, _ = despite_fuser(lambda: _in_turn(calls, config, device))
     candidate.torch_latency, candidate.engine_latency = latencies["torch"], latencies["engine"]
     speedup = candidate.torch_latency.median_ms / candidate.engine_latency.median_ms
     if timing.compare and speedup < timing.min_speedup:
@@ -163,14 +161,9 @@ def time_against_torch(candidate: Candidate, config: Config, device: torch.devic
 
 def why_no_gain(candidate: Candidate, other: Candidate, config: Config, device: torch.device) -> str:
     """Times an engine in turn with one of the same subgraph in more bits; why it gains nothing, empty if it does."""
-    call, timing = candidate.subgraph.calls[0], config.timing
-    latencies = compare_latency(
-        {"few": lambda: engine_call(candidate, call), "more": lambda: engine_call(other, call)},
-        device=device,
-        warmup=timing.subgraph_warmup_runs,
-        runs=timing.subgraph_timed_runs,
-        max_seconds=timing.max_seconds,
-    )
+    call = candidate.subgraph.calls[0]
+    calls = {"few": lambda: engine_call(candidate, call), "more": lambda: engine_call(other, call)}
+    latencies = _in_turn(calls, config, device)
     few, more = latencies["few"].median_ms, latencies["more"].median_ms
     if few * _PAYS < more:
         return ""

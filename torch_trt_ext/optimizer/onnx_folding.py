@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from torch_trt_ext.builders.onnx_inputs import declared_shape
 from torch_trt_ext.optimizer.onnx_names import names_read, subgraphs
 
 #: What exporters compute shapes with.
@@ -157,13 +158,21 @@ def _is_idle(node: onnx.NodeProto, shapes: dict[str, list[int]], known: dict[str
     )
 
 
+def value_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int | None, ...]]:
+    """The shapes of a graph's values, as far as they are known, by name; None for dimensions that are open."""
+    shapes = {
+        value.name: declared_shape(value.type.tensor_type) for value in [*graph.input, *graph.value_info, *graph.output]
+    }
+    return {name: shape for name, shape in shapes.items() if shape is not None}
+
+
 def _fixed_shapes(graph: onnx.GraphProto) -> dict[str, list[int]]:
-    shapes = {}
-    for value in [*graph.input, *graph.value_info, *graph.output]:
-        tensor = value.type.tensor_type
-        if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
-            shapes[value.name] = [dim.dim_value for dim in tensor.shape.dim]
-    return shapes
+    fixed = {}
+    for name, shape in value_shapes(graph).items():
+        sizes = [size for size in shape if size is not None]
+        if len(sizes) == len(shape):
+            fixed[name] = sizes
+    return fixed
 
 
 def _evaluate(

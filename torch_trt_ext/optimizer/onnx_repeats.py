@@ -6,12 +6,13 @@ and TensorRT 10.6 gives wrong answers where several layers add such a constant b
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from torch_trt_ext.optimizer.onnx_folding import value_shapes
 from torch_trt_ext.optimizer.onnx_names import names_read
 
 #: Operators that repeat an input in whose dimensions of size 1 another one has more.
@@ -43,12 +44,12 @@ def cut_repeats(model: onnx.ModelProto) -> onnx.ModelProto:
     if not repeated:
         return model
     try:
-        sizes = _sizes(onnx.shape_inference.infer_shapes(model).graph)
+        shapes = value_shapes(onnx.shape_inference.infer_shapes(model).graph)
     except Exception:  # protobuf's limit of 2 GB, or operators that onnx does not know
         return model
     for node in model.graph.node:
         # A constant, which may be cut as well, gives nothing back.
-        others = [sizes.get(name, []) for name in node.input if name not in constants]
+        others = [shapes.get(name, ()) for name in node.input if name not in constants]
         for name in repeated.keys() & set(node.input):
             dims = list(constants[name].dims)
             repeated[name] = [
@@ -88,12 +89,3 @@ def _repeated_axes(constant: onnx.TensorProto) -> list[int]:
     found = [axis for axis in axes if (bits == bits.take([0], axis)).all()]
     # One number for each channel is a bias or a scale, which engine libraries look for by its shape.
     return [] if values.size == np.prod([values.shape[axis] for axis in found]) else found
-
-
-def _sizes(graph: onnx.GraphProto) -> Mapping[str, list[int]]:
-    """The dimensions of a graph's values, by name, with 0 for those that are open."""
-    return {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in [*graph.input, *graph.value_info, *graph.output]
-        if value.type.tensor_type.HasField("shape")
-    }

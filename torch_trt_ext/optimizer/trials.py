@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -143,12 +143,11 @@ class Trials:
         outcome = self._outcome
         if not self._config.timing.compare:
             return attempt
-        vain: dict[int, str] = {}
         chosen = [
-            self._unless_no_gain(candidate, vain) if candidate.precision in EIGHT_BIT else candidate
+            self._unless_no_gain(candidate) if candidate.precision in EIGHT_BIT else candidate
             for candidate in attempt.accepted
         ]
-        if not vain:
+        if all(after is before for before, after in zip(attempt.accepted, chosen, strict=True)):
             return attempt
         changed = self._assemble(chosen)
         before = outcome.precision, outcome.comparison, outcome.metric.optimized if outcome.metric else None
@@ -161,20 +160,26 @@ class Trials:
             return attempt
         taken = {candidate.subgraph.index: candidate for candidate in chosen}
         outcome.candidates = [taken.get(candidate.subgraph.index, candidate) for candidate in outcome.candidates]
-        for candidate in chosen:
-            if candidate.subgraph.index in vain:
-                noted = self._refused[candidate.subgraph.index]
-                noted[cast(Precision, self._config.precision.eight_bit)] = vain[candidate.subgraph.index]
-                candidate.not_in = {word: why for word, why in noted.items() if word != candidate.precision}
         return changed
 
-    def _unless_no_gain(self, candidate: Candidate, vain: dict[int, str]) -> Candidate:
-        """An engine in 8 bits, or the next accurate one with more, where that is as fast.
+    def _unless_no_gain(self, candidate: Candidate) -> Candidate:
+        """An engine in 8 bits, or the next accurate one with more, where that is as fast."""
+        other = self._with_more_bits(candidate)
+        if other is None or other.rejected:
+            return candidate
+        try:
+            problem = why_no_gain(candidate, other, self._config, self._device)
+        except RuntimeError as error:
+            self._say(f"{candidate.subgraph.name} cannot be timed beside {other.precision}: {first_line(error)}")
+            return candidate
+        if not problem:
+            return candidate
+        self._say(f"{candidate.subgraph.name}: {problem}; so that is kept")
+        other.not_in = candidate.not_in | {candidate.precision: problem}
+        return other
 
-        Args:
-            candidate: the engine in 8 bits.
-            vain: gets the reason why it is not the one, by the number of its subgraph.
-        """
+    def _with_more_bits(self, candidate: Candidate) -> Candidate | None:
+        """The next engine of a candidate's subgraph in more bits that is accurate, if there is one."""
         ladder = self._builder.ladder(self._level)
         for wider in ladder[ladder.index(candidate.precision) + 1 :]:
             other = self._built(functools.partial(build, self._factory, candidate.subgraph, wider))
@@ -183,19 +188,9 @@ class Trials:
             self._judge(other)
             if other.inaccurate and may_mix(self._builder, wider):
                 other = self._mend(other)
-            if other.inaccurate:
-                continue
-            try:
-                problem = "" if other.rejected else why_no_gain(candidate, other, self._config, self._device)
-            except RuntimeError as error:
-                problem = ""
-                self._say(f"{candidate.subgraph.name} cannot be timed beside {wider}: {first_line(error)}")
-            if problem:
-                self._say(f"{candidate.subgraph.name}: {problem}; so that is kept")
-                vain[candidate.subgraph.index] = problem
+            if not other.inaccurate:
                 return other
-            break
-        return candidate
+        return None
 
     def refuse(self, attempt: Attempt, problem: str) -> None:
         """Notes what is wrong with the model that has an attempt's engines, for those that take their places."""
