@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -22,6 +23,7 @@ from PIL import Image
 pytest.importorskip("ray", reason='the serving example needs Ray: pip install "ray[serve]"')
 
 from examples.serving import model as serving_model
+from examples.serving import server as serving_server
 from examples.serving.batcher import Batcher
 from examples.serving.cases import encode, make_cases
 from examples.serving.client import BOX_TOLERANCE_PX, Case, Load, is_right, send_from_processes
@@ -29,7 +31,7 @@ from examples.serving.images import decode, format_of
 from examples.serving.metrics import shown
 from examples.serving.model import ServedModel, max_batch, read_facts, save_detector
 from examples.serving.phases import get, is_healthy, kill, overload, samples, throughput, wait_until
-from examples.serving.server import Server, local_ray, serving
+from examples.serving.server import PORTS, Server, free_port, local_ray, serving
 from examples.serving.settings import Options, Refusal
 from tests.optimizer.tiny_models import quick_config
 
@@ -100,6 +102,21 @@ def _unchanged(read: Callable[[], Any], seconds: float = 3.0) -> bool:
     before = read()
     time.sleep(seconds)
     return bool(read() == before)
+
+
+def test_ports_are_free_and_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = [free_port() for _ in range(20)]
+    assert len(set(given)) == 20
+    assert all(port in PORTS for port in given)
+    # HAProxy listens at every address, so a port of any one of them is taken.
+    for address in ("127.0.0.1", "0.0.0.0"):
+        with socket.socket() as listening:
+            listening.bind((address, given[0]))
+            listening.listen()
+            monkeypatch.setattr(serving_server, "_candidates", iter([given[0], given[1]]))
+            assert free_port() == given[1]
+            with pytest.raises(RuntimeError, match="needs a free TCP port of 20000 to 32767"):
+                free_port()
 
 
 def test_healthy(server: Server) -> None:

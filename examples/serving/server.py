@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -27,6 +28,11 @@ _LOCALHOST = "127.0.0.1"
 
 #: A token that who connects to this process's Ray must have. Without it Ray writes one to a file in the user's home.
 _TOKEN = secrets.token_hex(16)
+
+#: Where free ports are looked for: below those that Linux gives out by itself, from 32768 on, and above those of Ray's
+#: workers, 10002 to 19999. Ray takes some of both while it starts, and 52365 always.
+PORTS = range(20000, 32768)
+_candidates = iter(random.sample(PORTS, len(PORTS)))
 
 #: What is there at once: the batches that are under way.
 _OBJECT_STORE_BYTES = 100 * 2**20
@@ -59,10 +65,22 @@ class Server:
 
 
 def free_port() -> int:
-    """A TCP port of this machine's loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((_LOCALHOST, 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of :data:`PORTS` that nobody listens on now, at any address of this machine; no port twice.
+
+    Raises:
+        RuntimeError: when none is left.
+    """
+    for port in _candidates:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+        return port
+    raise RuntimeError(
+        f"a server needs a free TCP port of {PORTS.start} to {PORTS.stop - 1}, and each is taken or was given out; "
+        "name a port, or end programs that listen there"
+    )
 
 
 def _environment(folder: str) -> dict[str, str]:
