@@ -19,6 +19,7 @@ class NodeInfo:
     condition_on_sizes: bool
     in_place: bool
     magnitude: int | None
+    only_indexes: bool
 
 class ValueRecord:
     dtype: str

@@ -39,7 +39,8 @@ PYBIND11_MODULE(_C, module) {
       .def_readonly("weights", &NodeInfo::weights)
       .def_readonly("condition_on_sizes", &NodeInfo::condition_on_sizes)
       .def_readonly("in_place", &NodeInfo::in_place)
-      .def_readonly("magnitude", &NodeInfo::magnitude);
+      .def_readonly("magnitude", &NodeInfo::magnitude)
+      .def_readonly("only_indexes", &NodeInfo::only_indexes);
 
   py::class_<ValueRecord>(module, "ValueRecord")
       .def_property_readonly("dtype",

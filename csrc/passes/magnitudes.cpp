@@ -65,15 +65,6 @@ const std::unordered_set<std::string>& conditions() {
   return kinds;
 }
 
-/// They give elements of their first argument.
-const std::unordered_set<std::string>& selections() {
-  static const std::unordered_set<std::string> kinds = {
-      "aten::unsqueeze", "aten::squeeze",   "aten::slice",  "aten::select", "aten::view",  "aten::reshape",
-      "aten::expand",    "aten::transpose", "aten::repeat", "aten::clone",  "aten::flip",  "aten::contiguous",
-      "aten::expand_as", "aten::permute",   "aten::detach", "aten::roll",   "aten::alias", "aten::flatten"};
-  return kinds;
-}
-
 class Finder {
  public:
   explicit Finder(const torch::jit::AliasDb& alias_db) : alias_db_(alias_db) {}
@@ -112,7 +103,7 @@ class Finder {
     if (conditions().count(kind) != 0) {
       return 1;
     }
-    if (selections().count(kind) != 0 || kind == "aten::neg" || kind == "aten::abs") {
+    if (selects_elements(node) || kind == "aten::neg" || kind == "aten::abs") {
       return of(node->input(0));
     }
     if (kind == "aten::to") {

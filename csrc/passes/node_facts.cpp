@@ -5,6 +5,7 @@
 #include <torch/csrc/jit/ir/constants.h>
 
 #include <algorithm>
+#include <string>
 #include <unordered_set>
 
 namespace torch_trt_ext::passes {
@@ -100,6 +101,14 @@ bool reads_metadata_only(const Node* node) {
       Symbol::fromQualString("prim::ndim"),
   };
   return kinds.count(node->kind()) != 0;
+}
+
+bool selects_elements(const Node* node) {
+  static const std::unordered_set<std::string> kinds = {
+      "aten::unsqueeze", "aten::squeeze",   "aten::slice",  "aten::select", "aten::view",  "aten::reshape",
+      "aten::expand",    "aten::transpose", "aten::repeat", "aten::clone",  "aten::flip",  "aten::contiguous",
+      "aten::expand_as", "aten::permute",   "aten::detach", "aten::roll",   "aten::alias", "aten::flatten"};
+  return kinds.count(node->kind().toQualString()) != 0;
 }
 
 bool reads_mode(const Node* node) {

@@ -59,6 +59,9 @@ bool is_optional_tensor(const torch::jit::Value* value);
 /// Whether a node reads only what can be known of a tensor without its data.
 bool reads_metadata_only(const torch::jit::Node* node);
 
+/// Whether it gives elements of its first argument, in another order or number, and nothing else.
+bool selects_elements(const torch::jit::Node* node);
+
 /// Whether it reads a mode of the calling thread: engines have no gradients and their own precision, whatever they are.
 bool reads_mode(const torch::jit::Node* node);
 

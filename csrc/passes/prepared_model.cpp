@@ -17,6 +17,7 @@
 #include "passes/branch_outputs.h"
 #include "passes/containers.h"
 #include "passes/hidden_aliases.h"
+#include "passes/index_uses.h"
 #include "passes/inferred_facts.h"
 #include "passes/list_parts.h"
 #include "passes/magnitudes.h"
@@ -266,6 +267,7 @@ std::vector<NodeInfo> PreparedModel::nodes() const {
     if (magnitude != magnitudes.end()) {
       info.magnitude = magnitude->second;
     }
+    info.only_indexes = node->outputs().size() == 1 && only_indexes(node->output());
     infos.push_back(std::move(info));
   }
   return infos;

@@ -36,6 +36,8 @@ struct NodeInfo {
   bool in_place = false;
   /// What find_magnitudes() says of its output, if it says anything and there is one.
   std::optional<int64_t> magnitude;
+  /// What only_indexes() says of its output, if there is one.
+  bool only_indexes = false;
 };
 
 /// A frozen model on its way: simplified, observed, divided, put together again. Numbers of nodes and values mean the

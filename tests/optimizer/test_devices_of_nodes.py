@@ -10,7 +10,9 @@ from torch_trt_ext.optimizer.support import find_border_crossings, find_unsuppor
 
 
 def _node(number: int, kind: str, inputs: list[int], outputs: list[int]) -> Any:
-    return SimpleNamespace(id=number, kind=kind, inputs=inputs, outputs=outputs, module_path="", magnitude=None)
+    return SimpleNamespace(
+        id=number, kind=kind, inputs=inputs, outputs=outputs, module_path="", magnitude=None, only_indexes=False
+    )
 
 
 def _session(on_gpu: set[int], on_cpu: set[int]) -> Any:

@@ -1204,6 +1204,32 @@ def test_int64_indices_and_values_beyond_int32_at_call_time(capsys: Any) -> None
         found.model(beyond, tensor(6))
 
 
+class Positions(nn.Module):
+    """Entries of tables, by distances counted from sizes, as in attention with relative positions, and by data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.linspace(-1, 1, 36).view(9, 4))
+
+    def forward(self, x: Tensor, n: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        size = x.size(0)
+        y = torch.tanh(x) * 2
+        distances = (torch.arange(size)[:, None] - torch.arange(size)[None, :] + (size - 1.0)).long()
+        places = (n * 1.5).to(torch.int64)
+        last = (n * -0.5).long().unsqueeze(0).expand(2, -1)
+        picked = nn.functional.embedding(places, self.table) + self.table.index_select(0, places.flip(0))
+        both = (n * 0.75).long()
+        return self.table[distances] * y.unsqueeze(0), picked * 2, self.table[last] * 2, self.table[both].sum(1) + both
+
+
+def test_int64_indices_that_are_computed_are_in_the_engine(capsys: Any) -> None:
+    x, n = tensor(3, 4), torch.tensor([1.0, 4.2, 0.4])
+    found = check(Positions(), [(x, n)], capsys, further=[(tensor(5, 4), n), (x, torch.tensor([2.0, 5.5, 3.9]))])
+    # What is added to a sum is more than an index.
+    assert found.reasons("aten::to") == ["computes in int64, and the CPU engine only in int32"]
+    assert found.reasons("aten::index") == found.reasons("aten::embedding") == []
+
+
 class WideIntegers(nn.Module):
     def forward(self, n: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         return torch.cat([n, n.flip(0)]), torch.where(n > 10, x, -x) * 2

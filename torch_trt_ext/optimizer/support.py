@@ -254,7 +254,7 @@ def _unsupported(node: NodeInfo, values: Mapping[int, ValueRecord], target: str,
 
 def _is_small(node: NodeInfo) -> bool:
     """Whether what a node gives fits 32 bits whatever the data are."""
-    return node.magnitude is not None and node.magnitude < 2**31
+    return node.only_indexes or (node.magnitude is not None and node.magnitude < 2**31)
 
 
 def _word(dtype: str) -> str:
