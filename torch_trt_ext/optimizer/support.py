@@ -241,15 +241,23 @@ def _unsupported(node: NodeInfo, values: Mapping[int, ValueRecord], target: str,
             return _gives_elsewhere(record, target)
         if target == "cpu" and record.dtype == "Long" and node.kind in _GROWING_INTEGERS and not _is_small(node):
             return "computes in int64, and the CPU engine only in int32"
+        if target == "cpu" and _is_wide(record):
+            return "gives integers beyond 32 bits, and the CPU engine computes in int32"
     for value in node.inputs:
         if value not in values:
             continue
         record = values[value]
         if record.dtype not in _ENGINE_DTYPES or not record.consistent:
             return f"takes a tensor of dtype {_word(record.dtype)}, which engines do not compute in"
+        if target == "cpu" and _is_wide(record):
+            return "takes integers beyond 32 bits, and the CPU engine computes in int32"
         if not record.device.startswith(target) and value not in elsewhere:
             return _takes_elsewhere(record, target)
     return ""
+
+
+def _is_wide(record: ValueRecord) -> bool:
+    return record.dtype == "Long" and record.max_abs >= 2**31
 
 
 def _is_small(node: NodeInfo) -> bool:

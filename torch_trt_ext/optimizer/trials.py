@@ -336,7 +336,7 @@ class Trials:
             if not candidate.rejected:
                 choose_cuda_graphs(candidate, self._config, self._device)
                 time_against_torch(candidate, self._config, self._device)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             candidate.rejected = f"its engine failed: {first_line(error)}"
 
     def _build(
