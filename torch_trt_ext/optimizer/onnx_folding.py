@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from torch_trt_ext.builders.onnx_inputs import declared_shape
 from torch_trt_ext.optimizer.onnx_names import names_read, subgraphs
+from torch_trt_ext.optimizer.onnx_outline import MAX_SHAPE_ELEMENTS, is_small, outline_of, put_weights, value_of
 
 #: What exporters compute shapes with.
 _SHAPE_OPERATORS = {
@@ -44,9 +45,6 @@ _SHAPE_OPERATORS = {
     "Where",
 }
 
-#: Weights are no shapes: larger results stay computed by the engine library, which folds them itself.
-_MAX_ELEMENTS = 64
-
 
 def fold_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Replaces ``Shape`` of values whose shape is fixed, and what is computed from such shapes alone, by constants.
@@ -60,19 +58,21 @@ def fold_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     Returns:
         A model with the same inputs, outputs and answers.
     """
+    outline, weights = outline_of(model)
     while True:
         try:
-            inferred = onnx.shape_inference.infer_shapes(model)
-        except Exception:  # protobuf's limit of 2 GB, or operators that onnx does not know
-            return model
+            inferred = onnx.shape_inference.infer_shapes(outline)
+        except Exception:  # operators that onnx does not know
+            break
         shapes = _fixed_shapes(inferred.graph)
         known: dict[str, NDArray[Any]] = {}
-        folded = _folded(model, shapes, known)
+        folded = _folded(outline, shapes, known)
         dropped = _drop_idle(folded, shapes, known)
-        model = _without_unused(folded)
+        outline = _without_unused(folded)
         # What a padding by nothing gives has a shape that is known now.
         if not dropped:
-            return model
+            break
+    return put_weights(outline, weights)
 
 
 def _folded(model: onnx.ModelProto, shapes: dict[str, list[int]], known: dict[str, NDArray[Any]]) -> onnx.ModelProto:
@@ -180,9 +180,8 @@ def _evaluate(
 ) -> list[NDArray[Any]] | None:
     """What a node gives, if it is known and small."""
     if node.op_type == "Constant":
-        values = [attribute.t for attribute in node.attribute if attribute.name == "value"]
-        small = values and int(np.prod(list(values[0].dims), dtype=np.int64)) <= _MAX_ELEMENTS
-        return [numpy_helper.to_array(values[0])] if small else None
+        constant = value_of(node)
+        return None if constant is None or not is_small(constant) else [numpy_helper.to_array(constant)]
     if node.op_type == "Shape" and not node.attribute and node.input[0] in shapes:
         return [np.array(shapes[node.input[0]], dtype=np.int64)]
     if node.op_type not in _SHAPE_OPERATORS or not node.input or not all(name in known for name in node.input if name):
@@ -201,7 +200,8 @@ def _evaluate(
             results = [np.asarray(value) for value in ReferenceEvaluator(single).run(None, given)]
     except Exception:  # what the reference cannot compute stays in the graph
         return None
-    return results if all(result.size <= _MAX_ELEMENTS for result in results) else None
+    # The engine library folds larger ones itself.
+    return results if all(result.size <= MAX_SHAPE_ELEMENTS for result in results) else None
 
 
 def _without_unused(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 
 from torch_trt_ext.optimizer.onnx_folding import value_shapes
 from torch_trt_ext.optimizer.onnx_names import names_read
+from torch_trt_ext.optimizer.onnx_outline import outline_of, value_of
 
 #: Operators that repeat an input in whose dimensions of size 1 another one has more.
 _BROADCASTING = {"Add", "And", "Div", "Equal", "Greater", "Less", "Max", "Min", "Mul", "Or", "Pow", "Sub", "Where"}
@@ -31,21 +32,15 @@ def cut_repeats(model: onnx.ModelProto) -> onnx.ModelProto:
     Returns:
         A model with the same inputs, outputs and answers.
     """
-    constants = {
-        node.output[0]: attribute.t
-        for node in model.graph.node
-        if node.op_type == "Constant"
-        for attribute in node.attribute
-        if attribute.name == "value"
-    }
+    constants = {node.output[0]: value for node in model.graph.node if (value := value_of(node)) is not None}
     repeated = {
         name: axes for name in constants.keys() - _read_otherwise(model) if (axes := _repeated_axes(constants[name]))
     }
     if not repeated:
         return model
     try:
-        shapes = value_shapes(onnx.shape_inference.infer_shapes(model).graph)
-    except Exception:  # protobuf's limit of 2 GB, or operators that onnx does not know
+        shapes = value_shapes(onnx.shape_inference.infer_shapes(outline_of(model)[0]).graph)
+    except Exception:  # operators that onnx does not know
         return model
     for node in model.graph.node:
         # A constant, which may be cut as well, gives nothing back.
