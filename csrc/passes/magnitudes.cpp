@@ -19,12 +19,8 @@ namespace prim = c10::prim;
 
 using Magnitude = std::optional<int64_t>;
 
-/// Below the square root of 2^63, so that no product overflows, and half of what 32 bits hold: sums in float32, which
-/// rounds from 2^24 on, stay below that.
-constexpr int64_t kLargest = int64_t{1} << 30;
-
-/// More elements than are counted: as int64, 2 GB of them.
-constexpr int64_t kMostElements = int64_t{1} << 28;
+/// Below the square root of 2^63, so that no product overflows.
+constexpr int64_t kLargest = int64_t{1} << 24;
 
 /// Types in which a sum of small integers is exact, or wraps to something smaller: not uint8, where -1 is 255.
 bool keeps_magnitudes(at::ScalarType type) {
@@ -111,17 +107,7 @@ class Finder {
       return of(node->input(0));
     }
     if (kind == "aten::to") {
-      return node->schema().argumentIndexWithName("dtype") && keeps_type(node) ? of(node->input(0)) : std::nullopt;
-    }
-    if (kind == "aten::arange") {
-      return of_range(node);
-    }
-    if (kind == "aten::sum" || kind == "aten::cumsum") {
-      const Magnitude self = of_input(node, "self");
-      return self && keeps_type(node) ? Magnitude(*self * kMostElements) : std::nullopt;
-    }
-    if (kind == "aten::diff") {
-      return of_differences(node);
+      return of_conversion(node);
     }
     if (kind == "aten::add" || kind == "aten::sub" || kind == "aten::rsub") {
       const Magnitude self = of_input(node, "self");
@@ -141,40 +127,15 @@ class Finder {
     return std::nullopt;
   }
 
-  /// Whether what it gives is of a type that is known to keep magnitudes, or that the operator chooses.
-  static bool keeps_type(const Node* node) {
+  /// A conversion to a type that is known, or that leaves the type as it is.
+  Magnitude of_conversion(const Node* node) const {
     const auto position = node->schema().argumentIndexWithName("dtype");
     if (!position) {
-      return true;
-    }
-    const auto dtype = torch::jit::toIValue(node->input(static_cast<size_t>(*position)));
-    return dtype && (dtype->isNone() || (dtype->isInt() && keeps_magnitudes(dtype->toScalarType())));
-  }
-
-  /// From 0 or a number that is known, in steps of 1 or a number that is known.
-  Magnitude of_range(const Node* node) const {
-    const bool has_start = node->schema().argumentIndexWithName("start").has_value();
-    const bool has_step = node->schema().argumentIndexWithName("step").has_value();
-    const Magnitude start = has_start ? of_input(node, "start") : 0;
-    const Magnitude step = has_step ? of_input(node, "step") : 1;
-    return start && step && keeps_type(node) ? Magnitude(*start + *step * kMostElements) : std::nullopt;
-  }
-
-  /// Of neighbours, and of what is put before and behind them. Differences of differences are left out.
-  Magnitude of_differences(const Node* node) const {
-    if (constant_int(node->input(1)) != 1) {
       return std::nullopt;
     }
-    Magnitude largest = of_input(node, "self");
-    for (const char* const name : {"prepend", "append"}) {
-      const Value* const added = node->input(static_cast<size_t>(*node->schema().argumentIndexWithName(name)));
-      if (added->mustBeNone()) {
-        continue;
-      }
-      const Magnitude other = of(added);
-      largest = largest && other ? Magnitude(std::max(*largest, *other)) : std::nullopt;
-    }
-    return largest ? Magnitude(2 * *largest) : std::nullopt;
+    const auto dtype = torch::jit::toIValue(node->input(static_cast<size_t>(*position)));
+    const bool is_kept = dtype && (dtype->isNone() || (dtype->isInt() && keeps_magnitudes(dtype->toScalarType())));
+    return is_kept ? of(node->input(0)) : std::nullopt;
   }
 
   const torch::jit::AliasDb& alias_db_;

@@ -1171,43 +1171,6 @@ def test_int64_arithmetic_on_conditions_is_in_the_engine(x: Tensor, capsys: Any)
     assert found.reasons("aten::add") == found.reasons("aten::sub") == found.reasons("aten::to") == []
 
 
-class CountedPositions(nn.Module):
-    """Positions and numbers of elements, as masks of attention and positions of words without padding have them."""
-
-    def forward(self, x: Tensor, n: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        y = torch.tanh(x) * 2
-        present = n > 3
-        places = (torch.cumsum(present, 0) + 1) * present
-        rows = torch.arange(x.size(0)) + 2
-        ahead = rows[:, None] - torch.arange(3, x.size(1) + 3)[None, :]
-        packed = torch.diff(rows, prepend=rows[:1] - 1) != 1
-        return torch.exp(y) * ahead.abs().to(y.dtype), places, present.sum() - packed.sum(), packed
-
-
-def test_int64_counts_are_in_the_engine(x: Tensor, capsys: Any) -> None:
-    small, large = torch.tensor([1, 7, 3, 2]), torch.tensor([2**40, 3, -(2**40), 4])
-    found = check(CountedPositions(), [(x, small)], capsys, engines=1, further=[(x, large), (x.repeat(2, 1), small)])
-    assert not [entry for entry in found.report["left_in_torch"] if "int64" in entry["reason"]]
-
-
-class CountsOfData(nn.Module):
-    """What only looks like counts: sums and differences of data, large steps, small types."""
-
-    def forward(self, x: Tensor, n: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        y = torch.tanh(x) * 2
-        rows = torch.arange(x.size(0))
-        strided = torch.arange(0, 1073741824 * 3, 1073741824) * 2
-        wrapped = (rows - 2).to(torch.uint8).cumsum(0) * 16777216
-        return torch.exp(y), n.cumsum(0) * 2, torch.diff(n) * 2, strided, wrapped * 1
-
-
-def test_int64_sums_of_data_and_large_steps_are_right(x: Tensor, capsys: Any) -> None:
-    small, large = torch.tensor([1, 7, 3, 2]), torch.tensor([2**40, 3, -(2**40), 4])
-    found = check(CountsOfData(), [(x, small)], capsys, further=[(x, large)])
-    assert found.reasons("aten::cumsum")
-    assert found.reasons("aten::diff")
-
-
 class WrittenRegions(nn.Module):
     def forward(self, x: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
         y = torch.tanh(x) * 2
