@@ -15,6 +15,7 @@ from onnx import NodeProto, TensorProto, defs, numpy_helper
 
 from torch_trt_ext.optimizer.minimum_cut import FLOAT, HALF, fewest_crossings
 from torch_trt_ext.optimizer.onnx_names import names_within, subgraphs
+from torch_trt_ext.optimizer.onnx_outline import outline_of
 from torch_trt_ext.optimizer.plugin_operators import PLUGIN_DOMAIN
 
 HalfType = Literal["float16", "bfloat16"]
@@ -120,8 +121,7 @@ def node_title(node: NodeProto) -> str:
 
 def _value_types(model: onnx.ModelProto) -> dict[str, int]:
     """Element types of the outer graph's values, ``_NOT_A_TENSOR`` for sequences and the like."""
-    outline = onnx.ModelProto()
-    outline.CopyFrom(model)
+    outline, _ = outline_of(model)
     for tensor in outline.graph.initializer:
         # Inference reads small tensors, which may be sizes or scales. Weights only make it slow.
         if tensor.data_type == TensorProto.FLOAT and math.prod(tensor.dims) > _LARGEST_READ:

@@ -53,7 +53,7 @@ def fold_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     concatenation.
 
     Args:
-        model: it is not changed. Where its shapes cannot be inferred, it comes back as it is.
+        model: it is not changed. Where its shapes cannot be inferred, nothing is folded.
 
     Returns:
         A model with the same inputs, outputs and answers.

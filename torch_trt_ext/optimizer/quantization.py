@@ -26,6 +26,7 @@ from onnx import numpy_helper
 from torch_trt_ext.config import EightBit
 from torch_trt_ext.optimizer.float8 import suits_float8, to_float8
 from torch_trt_ext.optimizer.messages import first_line
+from torch_trt_ext.optimizer.onnx_outline import value_of
 from torch_trt_ext.optimizer.quantized_shortcuts import quantize_shortcuts, summands
 
 __all__ = [
@@ -97,8 +98,8 @@ def quantizable_nodes(model: onnx.ModelProto, kind: EightBit = "int8") -> list[s
     constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant":
-            shapes = (tuple(attribute.t.dims) for attribute in node.attribute if attribute.name == "value")
-            constants[node.output[0]] = next(shapes, ())
+            value = value_of(node)
+            constants[node.output[0]] = () if value is None else tuple(value.dims)
     return [
         node.name
         for node in model.graph.node
@@ -283,13 +284,13 @@ def _with_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
     copied.CopyFrom(model)
     del copied.graph.node[:]
     for node in model.graph.node:
-        values = [attribute for attribute in node.attribute if attribute.name == "value"]
-        if node.op_type == "Constant" and not node.domain and values:
-            tensor = copied.graph.initializer.add()
-            tensor.CopyFrom(values[0].t)
-            tensor.name = node.output[0]
-        else:
+        value = value_of(node)
+        if value is None:
             copied.graph.node.add().CopyFrom(node)
+        else:
+            tensor = copied.graph.initializer.add()
+            tensor.CopyFrom(value)
+            tensor.name = node.output[0]
     return copied
 
 
