@@ -97,7 +97,7 @@ def despite_fuser(measure: Callable[[], T]) -> tuple[T, str]:
         return measure(), ""
     except Exception as error:  # whatever the model's code raises
         problem = what_failed(error)
-    with _texpr_fuser_off():
+    with fuser_off():
         try:
             return measure(), problem
         except Exception:  # what was compiled with the fuser before still has its kernels
@@ -106,7 +106,11 @@ def despite_fuser(measure: Callable[[], T]) -> tuple[T, str]:
 
 
 @contextlib.contextmanager
-def _texpr_fuser_off() -> Iterator[None]:
+def fuser_off() -> Iterator[None]:
+    """Within it, code that runs the first times is not given to TorchScript's fuser.
+
+    On a GPU that one compiles kernels, for large models for minutes (DenseNet-121: over 100 s each time).
+    """
     before = torch._C._jit_texpr_fuser_enabled()
     torch._C._jit_set_texpr_fuser_enabled(False)
     try:

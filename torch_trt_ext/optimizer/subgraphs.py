@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -386,13 +385,17 @@ def record_calls(
 
 
 def time_prepared(prepared: _C.PreparedModel, item: tuple[Any, ...], device: torch.device) -> float | None:
-    """Milliseconds of a call of the prepared model without engines; None if it cannot be called again and again."""
+    """Milliseconds of a call of the prepared model without engines; None if it cannot be called again and again.
+
+    It is without TorchScript's fuser, which may compile for minutes, as are the times of subgraphs it is compared with.
+    """
 
     def measured() -> float:
         return _quick(observation.repeatable(lambda: wrap(prepared.assembled({})), item), device)
 
     try:
-        return observation.despite_fuser(measured)[0]
+        with observation.fuser_off():
+            return measured()
     except Exception:  # whatever the model's code raises
         return None
 
@@ -431,7 +434,8 @@ def find_idle(
         calls = max(session.values[value].count for value in subgraph.outputs) / observed_items
         key = _key_of(subgraph)
         if key not in known_ms:
-            known_ms[key], _ = observation.despite_fuser(functools.partial(_quick, caller(subgraph), device))
+            with observation.fuser_off():
+                known_ms[key] = _quick(caller(subgraph.fallback, subgraph.calls[0]), device)
         part_ms = calls * known_ms[key]
         subgraph.least_saving_ms = MIN_SHARE * whole_ms / calls if calls else 0.0
         if part_ms < MIN_SHARE * whole_ms:
@@ -446,9 +450,9 @@ def is_empty(subgraph: Subgraph, session: _C.Session) -> bool:
     return all(value in session.values and 0 in session.values[value].max_shape for value in subgraph.outputs)
 
 
-def caller(subgraph: Subgraph) -> Callable[[], object]:
-    """A call of the subgraph in PyTorch on the first recorded inputs."""
-    return lambda: subgraph.fallback(subgraph.calls[0])
+def caller(module: torch.jit.ScriptModule, call: list[Tensor]) -> Callable[[], object]:
+    """A call of a subgraph in PyTorch."""
+    return lambda: module(call)
 
 
 def _quick(call: Callable[[], object], device: torch.device) -> float:
