@@ -53,6 +53,7 @@ _SMALL_FORMS = (
     ("static", "8 bits"),
     ("dynamic", "16 bits"),
     ("batched", "16 bits"),
+    ("batched", "8 bits"),
 )
 say = announcer(4)
 
@@ -151,9 +152,10 @@ def optimize_and_save(
     ]
     calib_data = []
     if level == "o2":
-        for index in range(effort.calibration):
-            _, height, width = form.samples[index % len(form.samples)]
-            calib_data.append((make_images(range(index, index + 1), "train", height, width),))
+        batch = min(batch for batch, _, _ in form.samples)
+        for first in range(0, effort.calibration, batch):
+            _, height, width = form.samples[first % len(form.samples)]
+            calib_data.append((make_images(range(first, first + batch), "train", height, width),))
     started = time.perf_counter()
     with warnings.catch_warnings():
         # transformers checks its inputs with Python's if, which holds for all shapes that are used here.

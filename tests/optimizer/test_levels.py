@@ -280,6 +280,22 @@ def test_poor_calibration_is_said(calib_data: list[tuple[Tensor]], message: str)
     assert message in report["diagnosis"]["message"]
 
 
+def test_calibration_data_may_have_another_batch() -> None:
+    single = [(image[:1],) for (image,) in images(40)]
+    _, report = optimize(Network(), calib_data=single)
+    assert [engine["precision"] for engine in report["engines"]] == ["int8"]
+
+
+def test_calibration_data_of_a_batch_that_the_model_does_not_take_are_said() -> None:
+    class FixedBatch(Network):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).reshape(2, 2, 4) * 2
+
+    single = [(image[:1],) for (image,) in images(40)]
+    with pytest.raises(ValueError, match=r"calib_data\[0\] must be arguments that the model takes, got .*1, 3, 24, 24"):
+        optimize(FixedBatch(), calib_data=single)
+
+
 def test_level_o1_does_not_look_at_calibration_data() -> None:
     _, report = optimize(Network(), "o1", calib_data="nothing that could be calibration data")
     assert "int8" not in {engine["precision"] for engine in report["engines"]}

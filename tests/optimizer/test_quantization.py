@@ -25,8 +25,8 @@ from torch_trt_ext.optimizer.quantization import (
 )
 
 
-def _model(*, constants_are_nodes: bool = False) -> onnx.ModelProto:
-    """x [N, 8] through a product with a constant, one of two activations, and a Gemm with a bias."""
+def _model(*, constants_are_nodes: bool = False, rows: int | str = "n") -> onnx.ModelProto:
+    """x [rows, 8] through a product with a constant, one of two activations, and a Gemm with a bias."""
     rng = np.random.default_rng(0)
     weights = {
         "w1": rng.normal(size=(8, 8)).astype(np.float32),
@@ -46,8 +46,8 @@ def _model(*, constants_are_nodes: bool = False) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
         "model",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, 4])],
         [] if constants_are_nodes else tensors,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -210,6 +210,24 @@ def test_calibration_needs_calls() -> None:
 def test_model_that_onnx_runtime_does_not_run_fails() -> None:
     with pytest.raises(RuntimeError, match="ONNX Runtime cannot calibrate the model: "):
         calibrate(_model(), [{"x": np.zeros((2, 9), dtype=np.float32)}], "max")
+
+
+def test_calls_of_another_batch_calibrate() -> None:
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(6, 8)).astype(np.float32)
+    pairs = [{"x": rows[first : first + 2]} for first in (0, 2, 4)]
+    others = [{"x": rows[:1]}, {"x": rows[1:]}]
+    model = _model(rows=2)
+    scales = [_scale_of_x(to_8_bit(model, calibrate(model, calls, "max"))) for calls in (pairs, others)]
+    assert scales[0] == pytest.approx(scales[1], rel=1e-6)
+    quantized = to_8_bit(model, calibrate(model, others, "max"))
+    assert [dim.dim_value for dim in quantized.graph.input[0].type.tensor_type.shape.dim] == [2, 8]
+
+
+def test_call_whose_shape_nodes_refuse_is_said() -> None:
+    fits = {"x": np.ones((2, 8), dtype=np.float32)}
+    with pytest.raises(RuntimeError, match=r"calib_data must have .*: x is \[2, 8\] with test_data, \[2, 9\] with calib"):
+        calibrate(_model(rows=2), [fits, {"x": np.ones((2, 9), dtype=np.float32)}], "max")
 
 
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from torch_trt_ext.optimizer.model_input import ModelInput, argument_names, free
 from torch_trt_ext.optimizer.opt_spec import OptSpec
 from torch_trt_ext.optimizer.plugin_operators import operators_of
 from torch_trt_ext.optimizer.quantization import missing_for_quantization
+from torch_trt_ext.optimizer.reference import refusal
 from torch_trt_ext.optimizer.report import DeviceType, Report
 from torch_trt_ext.optimizer.samples import Samples, check_items, make_samples
 from torch_trt_ext.optimizer.script_module import modules_with_engine
@@ -267,9 +268,12 @@ class _Job:
     def _calibrate(self, prepared: _C.PreparedModel, subgraphs: Sequence[Subgraph], outcome: Outcome) -> None:
         """Records what subgraphs get on the calibration data."""
         self.say("recording the calibration data")
-        for item in self.calibration or outcome.samples.items:
+        for number, item in enumerate(self.calibration or outcome.samples.items):
             # One at a time: all of them may not fit onto the device.
-            record_calls(prepared, subgraphs, [detach_clone(item, self.device)], calibration=True)
+            try:
+                record_calls(prepared, subgraphs, [detach_clone(item, self.device)], calibration=True)
+            except Exception as error:  # whatever the model's code raises
+                raise ValueError(refusal(f"calib_data[{number}]", item, error)) from error
         for subgraph in subgraphs:
             beyond = _beyond(subgraph.calls, subgraph.calibration_calls)
             if beyond > _BEYOND_RANGE:

@@ -158,13 +158,13 @@ def calibrate(
 
     Args:
         model: in float32, with constants inside; it is not changed.
-        calls: the inputs of each call, by name.
+        calls: the inputs of each call, by name; those of other shapes than the model's, as of another batch, may do.
         method: "entropy" for the range that loses least information, of those at least as wide as the first call's,
             "percentile" for one that leaves the largest values out, "max" for all.
         percentile: of absolute values, for "percentile"; from 1 to 100.
 
     Raises:
-        RuntimeError: ONNX Runtime is missing, or does not run the model.
+        RuntimeError: ONNX Runtime is missing, or does not run the model, or not with the shapes of a call.
         ValueError: there are no calls.
     """
     if not calls:
@@ -172,18 +172,48 @@ def calibrate(
     problem = missing_for_quantization()
     if problem:
         raise RuntimeError(problem)
+    copied = _with_initializers(model)
+    if any(_misfit(model, call) for call in calls):
+        _forget_shapes(copied.graph)
+    misfit = ""
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "model.onnx"
-        onnx.save(_with_initializers(model), str(path))
+        onnx.save(copied, str(path))
         try:
             calibrator = _make_calibrator(path, Path(folder) / "augmented.onnx", _ranged(model), method, percentile)
             # One call after the other: the values of all at once may not fit into memory.
             for call in calls:
+                misfit = _misfit(model, call)
                 calibrator.collect_data(_Calls([call]))
+            misfit = ""
             ranges = calibrator.compute_data()
         except Exception as error:  # ONNX Runtime raises errors of its own, of many types
-            raise RuntimeError(f"ONNX Runtime cannot calibrate the model: {first_line(error)}") from error
+            problem = f"calib_data must have the shapes of test_data where nodes depend on these: {misfit}; "
+            raise RuntimeError(
+                f"{problem if misfit else ''}ONNX Runtime cannot calibrate the model: {first_line(error)}"
+            ) from error
     return Calibration(ranges)
+
+
+def _misfit(model: onnx.ModelProto, call: Mapping[str, npt.NDArray[Any]]) -> str:
+    """Which input of a call has another shape than the model's, or empty."""
+    for value in model.graph.input:
+        declared = [dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim]
+        given = call[value.name].shape
+        fits = len(given) == len(declared) and all(
+            wanted in (None, size) for wanted, size in zip(declared, given, strict=True)
+        )
+        if not fits:
+            return f"{value.name} is {declared} with test_data, {list(given)} with calib_data"
+    return ""
+
+
+def _forget_shapes(graph: onnx.GraphProto) -> None:
+    """Lets a model run on any shapes that its nodes take."""
+    for value in (*graph.input, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            dim.Clear()
+    del graph.value_info[:]
 
 
 def _ranged(model: onnx.ModelProto) -> set[str]:

@@ -43,7 +43,18 @@ def checked_answer(model: Any, item: tuple[Any, ...], origin: str) -> Any:
     try:
         return answer(model, item)
     except Exception as error:  # whatever the model's code raises
-        raise ValueError(
-            f"{origin} must be arguments that the model takes, got {describe(item)}, and the model raised "
-            f"{type(error).__name__}: {what_failed(error)}"
-        ) from error
+        raise ValueError(refusal(origin, item, error)) from error
+
+
+def refusal(origin: str, item: tuple[Any, ...], error: Exception) -> str:
+    """That a model does not take arguments.
+
+    Args:
+        origin: where these come from.
+        item: the arguments.
+        error: what the model raised.
+    """
+    return (
+        f"{origin} must be arguments that the model takes, got {describe(item)}, and the model raised "
+        f"{type(error).__name__}: {what_failed(error)}"
+    )
