@@ -226,7 +226,8 @@ def test_calls_of_another_batch_calibrate() -> None:
 
 def test_call_whose_shape_nodes_refuse_is_said() -> None:
     fits = {"x": np.ones((2, 8), dtype=np.float32)}
-    with pytest.raises(RuntimeError, match=r"calib_data must have .*: x is \[2, 8\] with test_data, \[2, 9\] with calib"):
+    misfit = r"calib_data must have .*: x is \[2, 8\] with test_data, \[2, 9\] with calib_data"
+    with pytest.raises(RuntimeError, match=misfit):
         calibrate(_model(rows=2), [fits, {"x": np.ones((2, 9), dtype=np.float32)}], "max")
 
 

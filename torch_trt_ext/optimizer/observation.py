@@ -109,7 +109,7 @@ def despite_fuser(measure: Callable[[], T]) -> tuple[T, str]:
 def fuser_off() -> Iterator[None]:
     """Within it, code that runs the first times is not given to TorchScript's fuser.
 
-    On a GPU that one compiles kernels, for large models for minutes (DenseNet-121: over 100 s each time).
+    On a GPU that one compiles kernels, for large models for minutes (DenseNet-121: over 140 s).
     """
     before = torch._C._jit_texpr_fuser_enabled()
     torch._C._jit_set_texpr_fuser_enabled(False)

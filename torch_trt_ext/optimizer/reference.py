@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from torch_trt_ext.optimizer.messages import what_failed
+from torch_trt_ext.optimizer.observation import fuser_off
 from torch_trt_ext.optimizer.structures import describe, detach_clone
 
 #: Of the random numbers that a model draws, so that two models, or two forms of one, draw the same ones.
@@ -17,8 +18,8 @@ _SEED = 0
 
 @contextlib.contextmanager
 def exact() -> Iterator[None]:
-    """PyTorch makes no gradients, and its convolutions do not round to TF32."""
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    """PyTorch makes no gradients, convolutions do not round to TF32, and TorchScript makes no kernels of its own."""
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False), fuser_off():
         yield
 
 
