@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "passes/attributes.h"
 #include "passes/branch_outputs.h"
 #include "passes/containers.h"
 #include "passes/hidden_aliases.h"
@@ -197,7 +198,8 @@ void PreparedModel::simplify(size_t max_nodes) {
     torch::jit::PeepholeOptimize(graph_, /*disable_shape_peepholes=*/true);
     torch::jit::ConstantPropagation(graph_);
     resolve_hidden_aliases(graph_);
-    bool changed = forward_containers(graph_);
+    bool changed = forward_attributes(graph_);
+    changed = forward_containers(graph_) || changed;
     changed = fold_known_ranks(graph_) || changed;
     changed = unroll_loops(graph_, max_nodes) || changed;
     changed = flatten_branch_tuples(graph_) || changed;
