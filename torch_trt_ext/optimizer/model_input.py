@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import os
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -165,14 +164,15 @@ def copy_script(script: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
 
     Convolutions of traced code follow ``torch.backends.cudnn`` in it, as those of scripted code do.
     """
-    buffer = io.BytesIO()
-    try:
-        torch.jit.save(script, buffer)
-    except RuntimeError:
-        # What calls back into Python cannot be saved.
-        return copy.deepcopy(script)
-    buffer.seek(0)
-    duplicate: torch.jit.ScriptModule = torch.jit.load(buffer)  # type: ignore[no-untyped-call]
+    # A file in memory: torch writes to Python's buffers five times as slowly.
+    with open(os.memfd_create("model"), "rb") as file:
+        path = f"/proc/self/fd/{file.fileno()}"
+        try:
+            torch.jit.save(script, path)
+        except RuntimeError:
+            # What calls back into Python cannot be saved.
+            return copy.deepcopy(script)
+        duplicate: torch.jit.ScriptModule = torch.jit.load(path)  # type: ignore[no-untyped-call]
     _C.untie_traced_convolutions(duplicate._c)
     return duplicate
 
