@@ -177,6 +177,7 @@ def test_detr(detr: Run) -> None:
         ("static", "8 bits"),
         ("dynamic", "16 bits"),
         ("batched", "16 bits"),
+        ("batched", "8 bits"),
     }
     for result in forms.values():
         assert result["engines"]
@@ -185,7 +186,8 @@ def test_detr(detr: Run) -> None:
         assert result["latency"]["runs"] == detr.summary["rounds"]
         assert result["latency"]["images_per_second"] > 0
     assert forms["static", "float32"]["mean_relative_error"]["score"] < 1e-4
-    assert any(engine["precision"] == "int8" for engine in forms["static", "8 bits"]["engines"])
+    for shapes in ("static", "batched"):
+        assert any(engine["precision"] == "int8" for engine in forms[shapes, "8 bits"]["engines"])
     dynamic = forms["dynamic", "16 bits"]
     assert [size for size in dynamic["tried_on"] if size not in dynamic["made_for"]]
 
