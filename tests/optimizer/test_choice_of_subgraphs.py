@@ -58,7 +58,7 @@ def test_subgraphs_with_much_of_the_compute_are_not_idle(
 ) -> None:
     monkeypatch.setattr(subgraphs, "_quick", lambda _call, _device: 0.5)
     subgraph: Any = SimpleNamespace(
-        index=7, nodes=[1], inputs=[3], outputs=[4], with_data=[True], calls=[[torch.rand(1)]]
+        index=7, nodes=[1], inputs=[3], outputs=[4], with_data=[True], calls=[[torch.rand(1)]], fallback=None
     )
     session: Any = SimpleNamespace(values={4: SimpleNamespace(count=1)})
     found = subgraphs.find_idle([subgraph], session, 1, 100.0, torch.device("cpu"), {}, flops)
@@ -75,7 +75,14 @@ def test_engines_save_a_share_of_the_model_s_time(
 
     def make(nodes: list[int]) -> Any:
         return SimpleNamespace(
-            index=nodes[0], nodes=nodes, inputs=[], outputs=[4], with_data=[True], calls=[[]], least_saving_ms=0.0
+            index=nodes[0],
+            nodes=nodes,
+            inputs=[],
+            outputs=[4],
+            with_data=[True],
+            calls=[[]],
+            fallback=None,
+            least_saving_ms=0.0,
         )
 
     light, heavy = make([1]), make([2])
@@ -115,7 +122,9 @@ def test_subgraphs_are_timed_without_a_fuser_that_fails(monkeypatch: pytest.Monk
         return 0.1
 
     monkeypatch.setattr(subgraphs, "_quick", quick)
-    subgraph: Any = SimpleNamespace(index=7, nodes=[1], inputs=[], outputs=[4], with_data=[True], calls=[[]])
+    subgraph: Any = SimpleNamespace(
+        index=7, nodes=[1], inputs=[], outputs=[4], with_data=[True], calls=[[]], fallback=None
+    )
     session: Any = SimpleNamespace(values={4: SimpleNamespace(count=1)})
     assert list(subgraphs.find_idle([subgraph], session, 1, 100.0, torch.device("cpu"), {}, {1: 0.0})) == [7]
 

@@ -7,12 +7,14 @@ import os
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.fresh_process import output_of_fresh
 from tests.threads import run_in_threads
 from torch_trt_ext.engine_plan import EnginePlan
+from torch_trt_ext.optimizer import engine_cache
 from torch_trt_ext.optimizer.engine_cache import EngineCache, TimingCache, model_bytes_for_key
 
 ROOM = 10**6
@@ -180,6 +182,28 @@ def test_threads_share_a_cache(tmp_path: Path) -> None:
     run_in_threads(4, work)
     cache.put(keys[0], plan_of(b"p" * 1000))
     assert 0 < cache.size_bytes() <= 4 * (1000 + OVERHEAD)
+
+
+def test_two_threads_do_not_remove_each_others_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = EngineCache._shrink
+
+    def shrink(cache: EngineCache, newest: str) -> None:
+        # Long enough for the other thread to have put its engine in, and to have seen which ones there are.
+        time.sleep(0.1)
+        real(cache, newest)
+
+    monkeypatch.setattr(EngineCache, "_shrink", shrink)
+    remove = engine_cache._Folder.remove
+
+    def remove_late(folder: Any, name: str) -> None:
+        time.sleep(0.1)
+        remove(folder, name)
+
+    monkeypatch.setattr(engine_cache._Folder, "remove", remove_late)
+    keys = keys_of(2)
+    cache = EngineCache(tmp_path, 1000 + OVERHEAD)
+    run_in_threads(2, lambda number: cache.put(keys[number], plan_of(b"p" * 1000)))
+    assert sum(cache.get(key) is not None for key in keys) == 1
 
 
 def test_a_folder_that_cannot_be_used_is_told_once(tmp_path: Path) -> None:

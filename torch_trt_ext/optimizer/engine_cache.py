@@ -8,6 +8,7 @@ import os
 import re
 import struct
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -32,6 +33,9 @@ _TEMPORARY_SUFFIX = ".part"
 _ABANDONED_SECONDS = 3600
 
 _KEY = re.compile(r"[0-9a-f]{64}")
+
+#: Of two threads that put an engine each where one has room, each would remove the other's.
+_one_at_a_time = threading.Lock()
 
 
 class _Damaged(Exception):
@@ -210,8 +214,9 @@ class EngineCache:
             "output_types": plan.output_types,
         }
         content = _pack(description, plan.data)
-        if len(content) <= self._max_bytes and self._folder.write(name, content):
-            self._shrink(name)
+        with _one_at_a_time:
+            if len(content) <= self._max_bytes and self._folder.write(name, content):
+                self._shrink(name)
 
     def clear(self) -> None:
         """Removes every engine."""
