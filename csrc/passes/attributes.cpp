@@ -4,6 +4,9 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
+
+#include "passes/node_facts.h"
 
 namespace torch_trt_ext::passes {
 namespace {
@@ -21,16 +24,14 @@ struct Setting {
   c10::TypePtr owner;
 };
 
-/// By the attribute's path from the model.
-using Known = std::map<std::string, Setting>;
+/// The path of an attribute's object from the model, and the attribute's name.
+using Attribute = std::pair<std::string, std::string>;
+using Known = std::map<Attribute, Setting>;
 
-/// Whether code outside the graph may run in a block, which may set attributes.
-bool calls_others(const Block* block) {
-  return std::any_of(block->nodes().begin(), block->nodes().end(), [](const Node* node) {
-    return node->kind() == prim::CallMethod || node->kind() == prim::CallFunction || node->kind() == prim::fork ||
-           node->kind() == aten::wait || node->hasAttribute(c10::attr::Subgraph) ||
-           std::any_of(node->blocks().begin(), node->blocks().end(), calls_others);
-  });
+/// Whether a node may run code outside the graph, which may set attributes.
+bool calls_others(const Node* node) {
+  return node->kind() == prim::CallMethod || node->kind() == prim::CallFunction || node->kind() == prim::fork ||
+         node->kind() == aten::wait || node->hasAttribute(c10::attr::Subgraph) || any_inside(node, calls_others);
 }
 
 class AttributeForwarder {
@@ -47,8 +48,8 @@ class AttributeForwarder {
     for (Node* const node : block->nodes()) {
       if (node->kind() == prim::SetAttr) {
         forget(node, known);
-        if (const std::optional<std::string> path = path_of(node->input(0))) {
-          known[attribute_of(node, *path)] = {node->input(1), node->input(0)->type()};
+        if (const std::optional<Attribute> attribute = attribute_of(node)) {
+          known[*attribute] = {node->input(1), node->input(0)->type()};
         }
       } else if (node->kind() == prim::GetAttr) {
         read(node, known);
@@ -65,8 +66,8 @@ class AttributeForwarder {
   }
 
   void read(Node* node, const Known& known) {
-    const std::optional<std::string> path = path_of(node->input());
-    const auto found = path ? known.find(attribute_of(node, *path)) : known.end();
+    const std::optional<Attribute> attribute = attribute_of(node);
+    const auto found = attribute ? known.find(*attribute) : known.end();
     if (found == known.end() || !node->hasUses()) {
       return;
     }
@@ -85,8 +86,7 @@ class AttributeForwarder {
     const bool is_object = setter->input(1)->type()->cast<c10::ClassType>() != nullptr ||
                            setter->input(1)->type()->cast<c10::InterfaceType>() != nullptr;
     for (auto entry = known.begin(); entry != known.end();) {
-      const bool same_name = entry->first.substr(entry->first.rfind('.') + 1) == name;
-      const bool same = same_name && *entry->second.owner == *setter->input(0)->type();
+      const bool same = entry->first.second == name && *entry->second.owner == *setter->input(0)->type();
       entry = is_object || same ? known.erase(entry) : std::next(entry);
     }
   }
@@ -102,8 +102,10 @@ class AttributeForwarder {
     }
   }
 
-  static std::string attribute_of(const Node* node, const std::string& path) {
-    return path + "." + node->s(c10::attr::name);
+  /// What a node reads or sets, if its object is the model's.
+  std::optional<Attribute> attribute_of(const Node* node) const {
+    const std::optional<std::string> path = path_of(node->input(0));
+    return path ? std::optional(Attribute(*path, node->s(c10::attr::name))) : std::nullopt;
   }
 
   std::optional<std::string> path_of(const Value* object) const {
@@ -113,8 +115,8 @@ class AttributeForwarder {
     if (object->node()->kind() != prim::GetAttr) {
       return std::nullopt;
     }
-    const std::optional<std::string> path = path_of(object->node()->input());
-    return path ? std::optional(attribute_of(object->node(), *path)) : std::nullopt;
+    const std::optional<Attribute> attribute = attribute_of(object->node());
+    return attribute ? std::optional(attribute->first + "." + attribute->second) : std::nullopt;
   }
 
   const Value* model_;
@@ -124,7 +126,8 @@ class AttributeForwarder {
 }  // namespace
 
 bool forward_attributes(const std::shared_ptr<Graph>& graph) {
-  return !calls_others(graph->block()) && AttributeForwarder(*graph).run(graph->block());
+  const auto nodes = graph->nodes();
+  return std::none_of(nodes.begin(), nodes.end(), calls_others) && AttributeForwarder(*graph).run(graph->block());
 }
 
 }  // namespace torch_trt_ext::passes

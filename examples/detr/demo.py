@@ -153,8 +153,8 @@ def optimize_and_save(
     calib_data = []
     if level == "o2":
         batch = min(batch for batch, _, _ in form.samples)
-        for first in range(0, effort.calibration, batch):
-            _, height, width = form.samples[first % len(form.samples)]
+        for number, first in enumerate(range(0, effort.calibration, batch)):
+            _, height, width = form.samples[number % len(form.samples)]
             calib_data.append((make_images(range(first, first + batch), "train", height, width),))
     started = time.perf_counter()
     with warnings.catch_warnings():

@@ -16,7 +16,7 @@ from torch_trt_ext.optimizer.accuracy import Comparison, compare
 from torch_trt_ext.optimizer.engine_builder import BuiltEngine, Precision
 from torch_trt_ext.optimizer.latency import Latency, compare_latency
 from torch_trt_ext.optimizer.model_input import copy_script
-from torch_trt_ext.optimizer.observation import despite_fuser, fuser_off
+from torch_trt_ext.optimizer.observation import despite_fuser, without_fuser
 from torch_trt_ext.optimizer.subgraphs import MIN_SHARE, Subgraph, SubgraphFactory, caller
 
 #: How many times as fast something must be that costs memory, as CUDA graphs, or accuracy, as 8 bits: differences below
@@ -148,8 +148,7 @@ def time_against_torch(candidate: Candidate, config: Config, device: torch.devic
     def times(module: torch.jit.ScriptModule) -> dict[str, Latency]:
         return _in_turn({"torch": caller(module, call), "engine": lambda: engine_call(candidate, call)}, config, device)
 
-    with fuser_off():
-        latencies = times(subgraph.fallback)
+    latencies = without_fuser(lambda: times(subgraph.fallback))
     if device.type == "cuda" and timing.compare and _speedup(latencies) < _CLEARLY_FASTER * timing.min_speedup:
         # What ran without the fuser goes on without it.
         compiled = copy_script(subgraph.fallback)

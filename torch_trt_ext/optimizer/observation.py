@@ -97,12 +97,21 @@ def despite_fuser(measure: Callable[[], T]) -> tuple[T, str]:
         return measure(), ""
     except Exception as error:  # whatever the model's code raises
         problem = what_failed(error)
+    return without_fuser(measure), problem
+
+
+def without_fuser(measure: Callable[[], T]) -> T:
+    """What a function gives that calls a model again and again, without TorchScript's fuser.
+
+    Raises:
+        Exception: whatever the model's code raises.
+    """
     with fuser_off():
         try:
-            return measure(), problem
+            return measure()
         except Exception:  # what was compiled with the fuser before still has its kernels
             with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-                return measure(), problem
+                return measure()
 
 
 @contextlib.contextmanager

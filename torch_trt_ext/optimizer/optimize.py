@@ -268,12 +268,16 @@ class _Job:
     def _calibrate(self, prepared: _C.PreparedModel, subgraphs: Sequence[Subgraph], outcome: Outcome) -> None:
         """Records what subgraphs get on the calibration data."""
         self.say("recording the calibration data")
-        for number, item in enumerate(self.calibration or outcome.samples.items):
+        items, origins = outcome.samples.items, outcome.samples.origins
+        if self.calibration:
+            items = self.calibration
+            origins = [f"calib_data[{number}]" for number in range(len(items))]
+        for item, origin in zip(items, origins, strict=True):
             # One at a time: all of them may not fit onto the device.
             try:
                 record_calls(prepared, subgraphs, [detach_clone(item, self.device)], calibration=True)
             except Exception as error:  # whatever the model's code raises
-                raise ValueError(refusal(f"calib_data[{number}]", item, error)) from error
+                raise ValueError(refusal(origin, item, error)) from error
         for subgraph in subgraphs:
             beyond = _beyond(subgraph.calls, subgraph.calibration_calls)
             if beyond > _BEYOND_RANGE:

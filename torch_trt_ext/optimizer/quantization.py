@@ -23,6 +23,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from torch_trt_ext.builders.onnx_inputs import declared_shape
 from torch_trt_ext.config import EightBit
 from torch_trt_ext.optimizer.float8 import suits_float8, to_float8
 from torch_trt_ext.optimizer.messages import first_line
@@ -173,38 +174,44 @@ def calibrate(
     if problem:
         raise RuntimeError(problem)
     copied = _with_initializers(model)
-    if any(_misfit(model, call) for call in calls):
+    misfits = [_misfit(model, call) for call in calls]
+    if any(misfits):
         _forget_shapes(copied.graph)
-    misfit = ""
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "model.onnx"
         onnx.save(copied, str(path))
         try:
             calibrator = _make_calibrator(path, Path(folder) / "augmented.onnx", _ranged(model), method, percentile)
             # One call after the other: the values of all at once may not fit into memory.
-            for call in calls:
-                misfit = _misfit(model, call)
-                calibrator.collect_data(_Calls([call]))
-            misfit = ""
+            for call, misfit in zip(calls, misfits, strict=True):
+                _collect(calibrator, call, misfit)
             ranges = calibrator.compute_data()
         except Exception as error:  # ONNX Runtime raises errors of its own, of many types
-            problem = f"calib_data must have the shapes of test_data where nodes depend on these: {misfit}; "
-            raise RuntimeError(
-                f"{problem if misfit else ''}ONNX Runtime cannot calibrate the model: {first_line(error)}"
-            ) from error
+            raise RuntimeError(f"ONNX Runtime cannot calibrate the model: {first_line(error)}") from error
     return Calibration(ranges)
+
+
+def _collect(calibrator: Any, call: Mapping[str, npt.NDArray[Any]], misfit: str) -> None:
+    """Runs one call; ``misfit`` says why it may fail, if its shapes are others than the model's."""
+    try:
+        calibrator.collect_data(_Calls([call]))
+    except Exception as error:  # ONNX Runtime raises errors of its own, of many types
+        if not misfit:
+            raise
+        raise ValueError(
+            f"calib_data must have the shapes of test_data where nodes depend on these: {misfit}; {first_line(error)}"
+        ) from error
 
 
 def _misfit(model: onnx.ModelProto, call: Mapping[str, npt.NDArray[Any]]) -> str:
     """Which input of a call has another shape than the model's, or empty."""
     for value in model.graph.input:
-        declared = [dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim]
-        given = call[value.name].shape
-        fits = len(given) == len(declared) and all(
-            wanted in (None, size) for wanted, size in zip(declared, given, strict=True)
-        )
-        if not fits:
-            return f"{value.name} is {declared} with test_data, {list(given)} with calib_data"
+        declared, given = declared_shape(value.type.tensor_type), call[value.name].shape
+        if declared is not None and (
+            len(given) != len(declared)
+            or any(wanted not in (None, size) for wanted, size in zip(declared, given, strict=True))
+        ):
+            return f"{value.name} is {list(declared)} with test_data, {list(given)} with calib_data"
     return ""
 
 

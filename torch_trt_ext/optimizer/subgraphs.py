@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -394,8 +395,7 @@ def time_prepared(prepared: _C.PreparedModel, item: tuple[Any, ...], device: tor
         return _quick(observation.repeatable(lambda: wrap(prepared.assembled({})), item), device)
 
     try:
-        with observation.fuser_off():
-            return measured()
+        return observation.without_fuser(measured)
     except Exception:  # whatever the model's code raises
         return None
 
@@ -434,8 +434,8 @@ def find_idle(
         calls = max(session.values[value].count for value in subgraph.outputs) / observed_items
         key = _key_of(subgraph)
         if key not in known_ms:
-            with observation.fuser_off():
-                known_ms[key] = _quick(caller(subgraph.fallback, subgraph.calls[0]), device)
+            call = caller(subgraph.fallback, subgraph.calls[0])
+            known_ms[key] = observation.without_fuser(functools.partial(_quick, call, device))
         part_ms = calls * known_ms[key]
         subgraph.least_saving_ms = MIN_SHARE * whole_ms / calls if calls else 0.0
         if part_ms < MIN_SHARE * whole_ms:
